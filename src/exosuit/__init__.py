@@ -1,0 +1,1 @@
+"""Local AI on external GPUs and on the host."""
