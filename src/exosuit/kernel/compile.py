@@ -1,0 +1,163 @@
+"""From a kernel to a `Program`: trace, optimise, emit an object; with a cache on disk.
+
+The pass list is short on purpose. A kernel's IR is already in the order its author wants; LLVM's
+full pipeline costs ten times the time and lengthens live ranges in register tiles (cpu.md, "JIT
+time"). Compilation of kernels for GPUs runs the full pipeline, which those back ends rely on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+
+from exosuit.errors import CompileFailed
+from exosuit.kernel.decorator import Kernel
+from exosuit.kernel.target import Target
+from exosuit.program import Program
+
+
+def compile_kernel(
+    kernel: Kernel, target: Target, store: ProgramCache | None = None, **static: Any
+) -> Program:
+    """The program of `kernel` for `target` with its static parameters fixed.
+
+    Raises NotOnTarget for what the target cannot do, CompileFailed for wrong use of the language;
+    both name the kernel's file and line.
+    """
+    key = "" if store is None else _key(kernel, target, static)
+    if store is not None and (found := store.load(key)) is not None:
+        return found
+    trace = kernel.trace(target, **static)
+    program = Program(
+        name=kernel.name,
+        target=target.name,
+        entry=trace.name,
+        code=emit(trace.ir, target),
+        parameters=kernel.parameters,
+        group_size=kernel.group_size if target.is_gpu else 1,
+        shared_bytes=trace.shared_bytes,
+    )
+    if store is not None:
+        store.save(key, program)
+    return program
+
+
+def emit(ir: str, target: Target, assembly: bool = False) -> bytes:
+    """Object code for a CPU or an AMD chip, PTX text for NVIDIA; or assembly for people."""
+    machine = _target_machine(target)
+    try:
+        module = llvm.parse_assembly(ir)
+        module.data_layout = str(machine.target_data)
+        module.verify()
+    except RuntimeError as error:
+        raise CompileFailed(
+            f"LLVM refuses the IR of a kernel for {target.name}",
+            cause=str(error).strip().splitlines()[0],
+            next="report it: this is a mistake in exosuit.kernel",
+            ir=ir,
+        ) from error
+    _optimise(module, machine, target)
+    if assembly or target.family == "nvptx":
+        return machine.emit_assembly(module).encode()
+    return machine.emit_object(module)
+
+
+def _optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, target: Target) -> None:
+    options = llvm.create_pipeline_tuning_options(speed_level=3 if target.is_gpu else 2)
+    builder = llvm.create_pass_builder(machine, options)
+    if target.is_gpu:
+        passes = builder.getModulePassManager()
+    else:
+        passes = llvm.create_new_module_pass_manager()
+        passes.add_sroa_pass()
+        passes.add_instruction_combine_pass()
+        passes.add_simplify_cfg_pass()
+    passes.run(module, builder)
+
+
+@cache
+def _initialise() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+@cache
+def _target_machine(target: Target) -> llvm.TargetMachine:
+    _initialise()
+    return llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.processor, features=target.features, opt=3, reloc="pic", codemodel="default"
+    )
+
+
+# The cache ------------------------------------------------------------------------------------
+
+
+class ProgramCache:
+    """Compiled programs in a folder, one file each, named by what they were made from.
+
+    Files appear by rename, so processes may share the folder; an unreadable file is a miss.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load(self, key: str) -> Program | None:
+        try:
+            program = pickle.loads((self._folder / key).read_bytes())
+        except (OSError, pickle.PickleError, EOFError, AttributeError, ImportError):
+            return None
+        return program if isinstance(program, Program) else None
+
+    def save(self, key: str, program: Program) -> None:
+        """Losing a cache entry costs a compilation, so a full disk is not an error here."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+                file.write(pickle.dumps(program))
+            os.replace(file.name, self._folder / key)
+        except OSError:
+            return
+
+
+def _key(kernel: Kernel, target: Target, static: dict[str, Any]) -> str:
+    """Hash of everything the code depends on: sources, static values, target, LLVM."""
+    statics = ", ".join(f"{name}={value!r}" for name, value in sorted(static.items()))
+    if " at 0x" in statics:
+        raise CompileFailed(
+            f"kernel {kernel.name!r}: a static value has no telling repr",
+            cause=statics,
+            next="make it a frozen dataclass",
+        )
+    parts = (
+        sources_hash(), _module_hash(kernel.__module__), kernel.name, statics, target.name,
+        target.features, llvmlite.__version__, str(sys.version_info[:2]),
+    )  # fmt: skip
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
+
+
+@cache
+def sources_hash() -> str:
+    """Hash of the kernel language and of all ops: the version of every compiled kernel."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for folder in ("kernel", "ops"):
+        for path in sorted((root / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def _module_hash(name: str) -> str:
+    """Hash of the file a kernel is written in, for kernels outside of this package."""
+    module = sys.modules.get(name)
+    path = getattr(module, "__file__", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else name

@@ -1,0 +1,84 @@
+"""What a family of targets must say: the entry's shape, the workgroup, dots and matrices."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from exosuit.kernel.builder import Builder
+from exosuit.kernel.types import DType, DTypeClass
+from exosuit.kernel.value import Pointer, Value
+from exosuit.program import Parameter
+
+
+class Lowering(ABC):
+    """Stateless; all state is in the builder that is current."""
+
+    # The function -------------------------------------------------------------------------
+
+    @abstractmethod
+    def arguments(self, parameters: tuple[Parameter, ...]) -> list[str]:
+        """Open the function: emit what makes each argument available; their IR names."""
+
+    @abstractmethod
+    def finish(self, builder: Builder, parameters: tuple[Parameter, ...]) -> str:
+        """Close the function: the whole module's text."""
+
+    # The workgroup ------------------------------------------------------------------------
+
+    @abstractmethod
+    def group(self) -> Value: ...
+
+    @abstractmethod
+    def lane(self) -> Value: ...
+
+    @abstractmethod
+    def shared(self, dtype: DTypeClass, count: int) -> Pointer[DType]: ...
+
+    @abstractmethod
+    def barrier(self) -> None: ...
+
+    @abstractmethod
+    def wave_reduce(self, operation: str, x: Value) -> Value: ...
+
+    @abstractmethod
+    def group_reduce(self, operation: str, x: Value) -> Value: ...
+
+    @abstractmethod
+    def shuffle_xor(self, x: Value, mask: int) -> Value: ...
+
+    @abstractmethod
+    def atomic_add(self, pointer: Pointer[DType], index: Value | int, value: Value) -> Value: ...
+
+    # Dots and matrices --------------------------------------------------------------------
+
+    @abstractmethod
+    def dot4(self, a: Value, b: Value, accumulator: Value) -> Value: ...
+
+    @abstractmethod
+    def lookup16(self, table: list[int], index: Value) -> Value: ...
+
+    @abstractmethod
+    def mma(self, a: Value, b: Value, c: Value) -> Value: ...
+
+    @abstractmethod
+    def prefetch(self, pointer: Pointer[DType], keep: bool) -> None: ...
+
+    def pair_dot_bytes(self, a: Value, b: Value) -> Value:
+        raise NotImplementedError  # refused by the capability table before it gets here
+
+    def pair_dot(self, a: Value, b: Value) -> Value:
+        raise NotImplementedError
+
+    def apply_sign(self, x: Value, sign: Value) -> Value:
+        raise NotImplementedError
+
+    # Mathematics --------------------------------------------------------------------------
+
+    @abstractmethod
+    def exp(self, x: Value) -> Value: ...
+
+    @abstractmethod
+    def rsqrt(self, x: Value) -> Value: ...
+
+    @abstractmethod
+    def sincos(self, x: Value) -> tuple[Value, Value]: ...
