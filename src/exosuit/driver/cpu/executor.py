@@ -1,0 +1,170 @@
+"""The executor's host side: threads, tables in its layout, and the JIT that holds the code.
+
+The code itself is `executor.ll`; read that first. Each worker is one Python thread that makes a
+single foreign call and stays in it, outside the interpreter's lock, until the executor closes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from numpy.typing import NDArray
+
+from exosuit.driver.device import Launch
+
+_CONTROL_BYTES = 512
+_GENERATION, _TABLE, _ACTIVE, _STOP, _MUTEX, _CONDITION = 0, 64, 128, 200, 256, 384
+_COUNTER_BYTES = 128
+# About a quarter of a millisecond: longer than the host needs between two tokens.
+_SPIN_TURNS = 8192
+# More chunks than threads, so that a thread that lost its core leaves little behind.
+_CHUNKS_PER_THREAD = 4
+
+_PAUSE = {
+    "x86_64": ("call void @llvm.x86.sse2.pause()", "declare void @llvm.x86.sse2.pause()"),
+    "aarch64": (
+        "call void @llvm.aarch64.hint(i32 1)",
+        "declare void @llvm.aarch64.hint(i32 immarg)",
+    ),
+}
+
+
+class Executor:
+    """`threads` threads, the caller's among them, that replay tables together.
+
+    Use by one thread at a time. `close` ends the workers; it is idempotent.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._code = CodeMemory()
+        functions = self._code.add_ir(_executor_ir())
+        pointer = ctypes.c_void_p
+        self._replay = ctypes.CFUNCTYPE(None, pointer, pointer)(functions("replay"))
+        self._wake_all = ctypes.CFUNCTYPE(None, pointer)(functions("wake_all"))
+        worker = ctypes.CFUNCTYPE(None, pointer)(functions("worker"))
+        self._control, self.control = aligned_zeros(_CONTROL_BYTES)
+        library = ctypes.CDLL(None)
+        library.pthread_mutex_init(pointer(self.control + _MUTEX), None)
+        library.pthread_cond_init(pointer(self.control + _CONDITION), None)
+        self._workers = [
+            threading.Thread(target=worker, args=(self.control,), daemon=True, name=f"cpu-{k}")
+            for k in range(1, threads)
+        ]
+        for thread in self._workers:
+            thread.start()
+
+    def load(self, code: bytes, entry: str) -> int:
+        """Put an object into executable memory; the address of its entry."""
+        return self._code.add_object(code)(entry)
+
+    def replay(self, table: Table) -> None:
+        self._replay(self.control, table.address)
+
+    def retire(self, table: Table) -> None:
+        """Return when no worker can still be reading `table`."""
+        if self._word(_TABLE) == table.address:
+            self._set_word(_TABLE, 0)
+        while self._word(_ACTIVE):
+            time.sleep(0)
+
+    def close(self) -> None:
+        if not self._workers:
+            return
+        self._set_word(_STOP, 1)
+        self._set_word(_GENERATION, self._word(_GENERATION) + 1)
+        self._wake_all(self.control)
+        for thread in self._workers:
+            thread.join()
+        self._workers = []
+
+    def _word(self, offset: int) -> int:
+        return int(self._control[offset // 8])
+
+    def _set_word(self, offset: int, value: int) -> None:
+        self._control[offset // 8] = value
+
+
+class Table:
+    """Launches in the executor's layout: phases between fences, their parts, their counters."""
+
+    def __init__(self, launches: Sequence[Launch], executor: Executor, entries: list[int]) -> None:
+        parts: list[tuple[int, int, int, int]] = []
+        phases: list[list[int]] = []
+        blocks = [launch.argument_block() for launch in launches]
+        self._arguments, address = aligned_zeros(sum(len(b) for b in blocks) or 8)
+        self._arguments.view(np.uint8)[: sum(len(b) for b in blocks)] = np.frombuffer(
+            b"".join(blocks), np.uint8
+        )
+        limit = 1 if executor.threads == 1 else executor.threads * _CHUNKS_PER_THREAD
+        for launch, entry, block in zip(launches, entries, blocks, strict=True):
+            chunks = min(launch.groups, limit)
+            if launch.fence or not phases:
+                phases.append([len(parts), 0, 0])
+            parts.append((entry, address, launch.groups, chunks))
+            phases[-1][1] += 1
+            phases[-1][2] += chunks
+            address += len(block)
+        self._parts = np.array(parts, np.int64)
+        self._phases = np.array(phases, np.int64)
+        self._counters, counters = aligned_zeros(_COUNTER_BYTES * len(phases))
+        self._header, self.address = aligned_zeros(64)
+        self._header[:5] = (
+            0, len(phases), self._phases.ctypes.data, self._parts.ctypes.data, counters,
+        )  # fmt: skip
+
+
+class CodeMemory:
+    """Executable memory of this process, filled with objects; lives as long as it is held."""
+
+    def __init__(self) -> None:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        self._engines: list[Any] = []
+
+    def add_ir(self, text: str) -> Any:
+        return self._finish(self._engine(text))
+
+    def add_object(self, code: bytes) -> Any:
+        engine = self._engine("")
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        return self._finish(engine)
+
+    def _engine(self, text: str) -> Any:
+        # An engine takes possession of its module and of its target machine.
+        machine = llvm.Target.from_default_triple().create_target_machine(opt=2)
+        return llvm.create_mcjit_compiler(llvm.parse_assembly(text), machine)
+
+    def _finish(self, engine: Any) -> Any:
+        engine.finalize_object()
+        self._engines.append(engine)
+        return engine.get_function_address
+
+
+def aligned_zeros(size_bytes: int, align: int = 128) -> tuple[NDArray[np.int64], int]:
+    """Zeroed words and their address, which is a multiple of `align`."""
+    whole = np.zeros(size_bytes + align, np.uint8)
+    skip = -whole.ctypes.data % align
+    words = whole[skip : skip + size_bytes // 8 * 8].view(np.int64)
+    return words, words.ctypes.data
+
+
+def _executor_ir() -> str:
+    machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
+    pause, declaration = _PAUSE[machine]
+    text = (Path(__file__).parent / "executor.ll").read_text()
+    for name, value in (
+        ("{pause_declaration}", declaration),
+        ("{pause}", pause),
+        ("{spin_turns}", str(_SPIN_TURNS)),
+    ):
+        text = text.replace(name, value)
+    return text
