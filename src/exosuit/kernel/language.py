@@ -185,6 +185,19 @@ def when(condition: Value) -> Iterator[None]:
     builder.begin_block(f"after{number}")
 
 
+@contextmanager
+def masked(mask: Value | None) -> Iterator[None]:
+    """Within, loads, stores and assignments of lanes happen only where `mask` holds; None is all.
+
+    For vectors of a CPU; lanes of a GPU take branches instead.
+    """
+    if mask is None:
+        yield
+        return
+    with current().masked(mask):
+        yield
+
+
 # The workgroup --------------------------------------------------------------------------------
 
 
@@ -351,7 +364,7 @@ def tanh(x: Value) -> Value:
 
 __all__ = [
     "absolute", "apply_sign", "atomic_add", "barrier", "boolean", "concatenate", "constant",
-    "copysign", "dot4", "each", "exp", "f32", "floor", "fma", "group", "group_max", "group_min",
+    "copysign", "masked", "dot4", "each", "exp", "f32", "floor", "fma", "group", "group_max", "group_min",
     "group_sum", "integer", "lane", "lookup16", "loop", "maximum", "minimum", "mma", "pair_dot",
     "pair_dot_bytes", "prefetch", "rint", "rsqrt", "select", "shared", "shuffle_xor", "sigmoid",
     "sincos", "sqrt", "tanh", "target", "variable", "vector", "wave_reduce", "when", "zeros",

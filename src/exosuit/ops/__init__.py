@@ -1,0 +1,1 @@
+"""Every kernel with its NumPy reference beside it, and which variant suits which shape."""

@@ -1,0 +1,163 @@
+"""Activations made ready for `matmul`: optionally normalised, then quantised or only rearranged.
+
+A workgroup takes one token. Outputs are interleaved by tile, as the matrix kernels walk them.
+Quantisation is symmetric to 127 steps per block, round to nearest even, as in ggml.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exosuit.kernel import (
+    DType,
+    In,
+    Out,
+    Pointer,
+    Value,
+    absolute,
+    f32,
+    fma,
+    group,
+    i8,
+    i16,
+    i32,
+    kernel,
+    loop,
+    maximum,
+    rint,
+    rsqrt,
+    select,
+    u32,
+    variable,
+    zeros,
+)
+
+_STEP = 8
+
+
+@dataclass(frozen=True)
+class Prologue:
+    """What is done to a row first: nothing, or RMS normalisation with a weight."""
+
+    rms_epsilon: float | None = None
+
+    def scale(self, x: Pointer[DType], columns: int) -> Value | None:
+        """The row's factor, a scalar f32; None for "as it is"."""
+        if self.rms_epsilon is None:
+            return None
+        whole = columns // _STEP * _STEP
+        total = variable(zeros(f32, _STEP))
+        for i in loop(whole, step=_STEP):
+            v = x.load(i, _STEP)
+            total.value = fma(v, v, total.value)
+        squares = total.value.reduce("add")
+        for i in range(whole, columns):
+            squares = fma(x[i], x[i], squares)
+        return rsqrt(squares / columns + self.rms_epsilon)
+
+    def apply(self, x: Value, weight: Value, scale: Value | None) -> Value:
+        return x if scale is None else x * scale * weight
+
+
+@kernel
+def quantise(
+    x: In[f32],
+    weight: In[f32],
+    quants: Out[i8],
+    scales: Out[f32],
+    sums: Out[i16],
+    *,
+    columns: int,
+    stride: int,
+    block: int,
+    sub: int,
+    tokens: int,
+    prologue: Prologue,
+) -> None:
+    """Quantise f32[token, columns] (rows `stride` apart) to signed bytes, one scale per `block`.
+
+    weight  f32[columns] of the prologue, or unused
+    quants, scales, sums  as `ops.matmul` describes, for tiles of `tokens`
+    """
+    token = group()
+    row = x.at(token * stride)
+    tile, m = token // tokens, token % tokens
+    blocks, subs = columns // block, block // sub
+    scale = prologue.scale(row, columns)
+    dwords = quants.view(u32).at(tile * (columns // 4 * tokens) + m)
+    block_scales = scales.at(tile * (blocks * tokens) + m)
+    pairs = 2 if subs > 1 else 1
+    block_sums = sums.at(tile * (blocks * subs * tokens) + m * pairs)
+
+    def element(i: Value) -> Value:
+        return prologue.apply(row.load(i, _STEP), weight.load(i, _STEP), scale)
+
+    for b in loop(blocks):
+        largest = variable(zeros(f32, _STEP))
+        for i in loop(block, step=_STEP):
+            largest.value = maximum(largest.value, absolute(element(b * block + i)))
+        peak = largest.value.reduce("max")
+        inverse = select(peak.eq(0.0), 0.0, 127.0 / peak)
+        block_scales[b * tokens] = peak * (1.0 / 127.0)
+        for s in range(subs):
+            total = zeros(i32, _STEP)
+            for i in range(s * sub, (s + 1) * sub, _STEP):
+                whole = rint(element(b * block + i) * inverse).to(i32)
+                total = total + whole
+                packed = whole.to(i8).view(u32)
+                place = b * (block // 4) + i // 4
+                dwords[place * tokens] = packed[0]
+                dwords[(place + 1) * tokens] = packed[1]
+            place = (b * (subs // pairs) + s // pairs) * (tokens * pairs) + s % pairs
+            block_sums[place] = total.reduce("add").to(i16)
+
+
+@kernel
+def arrange(
+    x: In[f32],
+    weight: In[f32],
+    out: Out[f32],
+    *,
+    columns: int,
+    stride: int,
+    tokens: int,
+    prologue: Prologue,
+) -> None:
+    """The same without quantising: f32[token, columns] to f32[tile, columns, tokens]."""
+    token = group()
+    row = x.at(token * stride)
+    scale = prologue.scale(row, columns)
+    line = out.at(token // tokens * (columns * tokens) + token % tokens)
+    whole = columns // _STEP * _STEP
+    for i in loop(whole, step=_STEP):
+        value = prologue.apply(row.load(i, _STEP), weight.load(i, _STEP), scale)
+        if tokens == 1:
+            line.store(value, i)
+        else:
+            for lane in range(_STEP):
+                line[(i + lane) * tokens] = value[lane]
+    for i in range(whole, columns):
+        line[i * tokens] = prologue.apply(row[i], weight[i], scale)
+
+
+def quantise_reference(
+    x: NDArray[np.float32], block: int
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """f32[tokens, k] to quants i8[tokens, k] and scales f32[tokens, k / block]."""
+    blocks = x.reshape(x.shape[0], -1, block)
+    peak = np.abs(blocks).max(-1)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(peak == 0, 0, np.float32(127) / peak)
+    quants = np.rint(blocks * inverse[..., None].astype(np.float32)).astype(np.int8)
+    return quants.reshape(x.shape), (peak * np.float32(1 / 127)).astype(np.float32)
+
+
+def tile_order(values: NDArray[np.generic], tokens: int, run: int) -> NDArray[np.generic]:
+    """[token, n] to [tile, n / run, token in tile, run], tokens padded with zeros."""
+    count, width = values.shape
+    padded = np.zeros((-(-count // tokens) * tokens, width), values.dtype)
+    padded[:count] = values
+    return padded.reshape(-1, tokens, width // run, run).transpose(0, 2, 1, 3).copy()

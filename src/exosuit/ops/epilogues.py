@@ -1,0 +1,87 @@
+"""What becomes of a matrix product before it is stored: compile-time values, composed not copied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exosuit.kernel import DType, Lanes, Pointer, Value, i64, masked, sigmoid, tanh
+from exosuit.ops.formats import ROWS
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """Store the product; optionally add a bias, or add to what is there (a residual)."""
+
+    bias: bool = False
+    accumulate: bool = False
+
+    def width(self, rows: int) -> int:
+        """Columns of the output for a matrix of `rows` rows."""
+        return rows
+
+    def store(
+        self,
+        out: Pointer[DType],
+        extra: Pointer[DType],
+        token: Value,
+        first: Value,
+        results: list[Value],
+        rows: int,
+    ) -> None:
+        """Store f32[8] for each of the workgroup's row groups, the first of which is `first`."""
+        line = out.at(token.to(i64) * self.width(rows))
+        for k, result in enumerate(results):
+            self._store_rows(line, extra, (first + k) * ROWS, result, rows)
+
+    def _store_rows(
+        self, line: Pointer[DType], extra: Pointer[DType], row: Value, result: Value, rows: int
+    ) -> None:
+        index = Lanes(row, ROWS)
+        with masked(index < rows if rows % ROWS else None):
+            if self.bias:
+                result = result + extra[index]
+            if self.accumulate:
+                result = result + line[index]
+            line[index] = result
+
+
+@dataclass(frozen=True)
+class GatedEpilogue(Epilogue):
+    """Rows come in pairs of groups, a gate and its value: store activation(gate) * value.
+
+    activation  "silu" or "gelu" (the tanh form)
+    """
+
+    activation: str = "silu"
+
+    def width(self, rows: int) -> int:
+        return rows // 2
+
+    def store(
+        self,
+        out: Pointer[DType],
+        extra: Pointer[DType],
+        token: Value,
+        first: Value,
+        results: list[Value],
+        rows: int,
+    ) -> None:
+        line = out.at(token.to(i64) * self.width(rows))
+        gates, values = results[0::2], results[1::2]
+        for k, (gate, value) in enumerate(zip(gates, values, strict=True)):
+            row = (first // 2 + k) * ROWS
+            product = ACTIVATIONS[self.activation](gate) * value
+            self._store_rows(line, extra, row, product, self.width(rows))
+
+
+def silu(x: Value) -> Value:
+    return x * sigmoid(x)
+
+
+def gelu(x: Value) -> Value:
+    """The tanh approximation, as ggml computes it."""
+    inner = x * (x * x * 0.044715 + 1.0) * 0.79788456080286535588
+    return x * 0.5 * (tanh(inner) + 1.0)
+
+
+ACTIVATIONS = {"silu": silu, "gelu": gelu}

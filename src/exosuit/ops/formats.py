@@ -1,0 +1,357 @@
+"""How quantised weights lie in device memory, and how a kernel reads them.
+
+Every storage type is packed the same way: eight rows of the matrix side by side, and within a block
+of the type, each unit of a field (a 4-byte group of quants, a 2-byte scale, a 1-byte sub-scale)
+stored for the eight rows in turn. So a 32-byte vector holds four consecutive elements of eight
+rows, a dot with four broadcast activations leaves one row in each lane, and nothing is ever summed
+across lanes. Packing permutes the file's bytes (for Q5_0 and Q5_1, its bits) and adds none.
+
+A `Format` says in the kernel language what is particular to a type: where its fields are, how its
+quants become bytes, what scales them. The matrix kernels are composed with it.
+Block layouts: ggml-common.h and ggml-quants.c of llama.cpp (facts); the tests compare with ggml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from exosuit.kernel import (
+    DType,
+    Pointer,
+    Value,
+    concatenate,
+    f16,
+    f32,
+    i8,
+    lookup16,
+    select,
+    u8,
+    u32,
+    vector,
+)
+
+ROWS = 8
+"""Rows that are packed side by side."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a block in the file: `offset` and `size` in bytes, moved in units of `unit`.
+
+    spread  the field is 32 bits, one for each element: byte `e` of the packed dword gets the bits
+            of the elements `e`, `4 + e`, `8 + e`, ... in its bits 0, 1, 2, ...
+    """
+
+    offset: int
+    size: int
+    unit: int
+    spread: bool = False
+
+
+Fields = tuple[Field, ...]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A quantised storage type, as kernels see it. Instances are the values in `FORMATS`.
+
+    block        elements of a row in one block
+    block_bytes  bytes of that block in the file
+    fields       its fields, in the order in which they are packed
+    chunk        elements that one turn of a kernel's loop takes; divides `block`
+    sub          elements that share one integer scale; `block` where there is none
+    bound        no quant exceeds this in magnitude
+    offset       subtract this from a quant (it is stored unsigned) to get its value
+    signed       quants are signed bytes and `offset` is 0
+    """
+
+    name: str
+    block: int
+    block_bytes: int
+    fields: Fields
+    chunk: int
+    sub: int
+    bound: int
+    offset: int = 0
+    signed: bool = False
+
+    @property
+    def activation_block(self) -> int:
+        """Elements of an activation that share one scale."""
+        return self.block
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of one block of eight rows."""
+        return self.block_bytes * ROWS
+
+    @property
+    def has_sub_scales(self) -> bool:
+        return self.sub < self.block
+
+    @property
+    def has_minimum(self) -> bool:
+        """Whether each (sub-)block also has a constant that is added or subtracted."""
+        return False
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def place(self, field: int) -> int:
+        """Where a field's units begin in the packed block."""
+        return ROWS * sum(f.size for f in self.fields[:field])
+
+    # In the kernel language ---------------------------------------------------------------
+
+    def factor(self, block: Pointer[DType]) -> Value:
+        """f32[8]: what a row's integer sums are multiplied with."""
+        return _half(block, 0)
+
+    def minimum_factor(self, block: Pointer[DType]) -> Value:
+        """f32[8]: what the integer (or unit) minimum is multiplied with."""
+        return _half(block, self.place(1))
+
+    def sub_scales(self, block: Pointer[DType]) -> Iterator[Value]:
+        """i8[32] each: the integer scales of four sub-blocks, eight rows of each in turn."""
+        raise NotImplementedError(self.name)
+
+    def sub_minima(self, block: Pointer[DType]) -> Iterator[Value]:
+        """u8[32] each: the integer minima of four sub-blocks likewise."""
+        raise NotImplementedError(self.name)
+
+    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        """Groups of four elements of a chunk: (which group, their quants for eight rows).
+
+        Groups of one sub-block come together, sub-blocks in order; bytes are u8, or i8 if signed.
+        """
+        raise NotImplementedError(self.name)
+
+
+def _half(block: Pointer[DType], offset: int) -> Value:
+    return block.at(offset).view(f16).load(0, ROWS).to(f32)
+
+
+def _load(block: Pointer[DType], offset: Value | int) -> Value:
+    return block.load(offset, 4 * ROWS)
+
+
+def _nibble(x: Value, high: int) -> Value:
+    return (x >> 4) if high else (x & 15)
+
+
+# Blocks of 32 with one scale ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class Nibbles(Format):
+    """4-bit quants; the low nibbles are elements 0 to 15, the high ones 16 to 31."""
+
+    minimum: bool = False
+    high_bits: bool = False
+    table: tuple[int, ...] = ()
+
+    @property
+    def has_minimum(self) -> bool:
+        return self.minimum
+
+    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        quants = self.place(len(self.fields) - 1)
+        bits = _load(block, self.place(len(self.fields) - 2)) if self.high_bits else None
+        for high in (0, 1):
+            for k in range(4):
+                value = _nibble(_load(block, quants + 32 * k), high)
+                group = 4 * high + k
+                if bits is not None:
+                    # Bit `group` of each byte is the fifth bit; it belongs at bit 4.
+                    shifted = bits << (4 - group) if group < 4 else bits >> (group - 4)
+                    value = value | (shifted & 16)
+                if self.table:
+                    looked_up = lookup16(list(self.table), value)
+                    value = looked_up if self.signed else looked_up.view(u8)
+                yield group, value
+
+
+@dataclass(frozen=True, repr=False)
+class MicroscalingFloat4(Nibbles):
+    """MXFP4: 4-bit floats by table, in halves; the scale is a power of two, its exponent a byte."""
+
+    def factor(self, block: Pointer[DType]) -> Value:
+        exponent = block.load(0, ROWS).to(u32)
+        # 2**(e - 128), that is half of 2**(e - 127) because the table holds doubled values; for
+        # e of 0 and 1 the result is a denormal of f32, whose bits are written out.
+        normal = (exponent - 1) << 23
+        denormal = vector(u32, [0x00200000] * ROWS) << exponent
+        return select(exponent < 2, denormal, normal).view(f32)
+
+
+@dataclass(frozen=True, repr=False)
+class Bytes(Format):
+    """Q8_0: signed bytes."""
+
+    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        for group in range(8):
+            yield group, _load(block, self.place(1) + 32 * group).view(i8)
+
+
+# Blocks of 256 with integer scales of sub-blocks ----------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class KNibbles(Format):
+    """Q4_K and Q5_K: sub-blocks of 32; 6-bit scales and minima share twelve bytes."""
+
+    high_bits: bool = False
+
+    @property
+    def has_minimum(self) -> bool:
+        return True
+
+    def sub_scales(self, block: Pointer[DType]) -> Iterator[Value]:
+        first, _, rest = self._scale_bytes(block)
+        yield (first & 63).view(i8)
+        yield ((rest & 15) | ((first >> 6) << 4)).view(i8)
+
+    def sub_minima(self, block: Pointer[DType]) -> Iterator[Value]:
+        _, first, rest = self._scale_bytes(block)
+        yield first & 63
+        yield (rest >> 4) | ((first >> 6) << 4)
+
+    def _scale_bytes(self, block: Pointer[DType]) -> tuple[Value, Value, Value]:
+        place = self.place(2)
+        return _load(block, place), _load(block, place + 32), _load(block, place + 64)
+
+    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        place = chunk * 256 + self.place(len(self.fields) - 1)
+        for high in (0, 1):
+            for k in range(8):
+                value = _nibble(_load(block, place + 32 * k), high)
+                if self.high_bits:
+                    bits = _load(block, self.place(3) + 32 * k).view(u32)
+                    value = value | (((bits >> (chunk * 2 + high)).view(u8) & 1) << 4)
+                yield 8 * high + k, value
+
+
+@dataclass(frozen=True, repr=False)
+class Q6K(Format):
+    """Q6_K: sub-blocks of 16 with signed 8-bit scales; 4 low and 2 high bits apart."""
+
+    def sub_scales(self, block: Pointer[DType]) -> Iterator[Value]:
+        for four in range(4):
+            yield _load(block, self.place(1) + 32 * four).view(i8)
+
+    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        low, high = chunk * 512 + self.place(2), chunk * 256 + self.place(3)
+        for part in range(4):
+            for k in range(8):
+                value = _nibble(_load(block, low + 32 * (k + 8 * (part & 1))), part >> 1)
+                bits = _load(block, high + 32 * k)
+                shifted = bits << (4 - 2 * part) if part < 2 else bits >> (2 * part - 4)
+                yield 8 * part + k, value | (shifted & 0x30)
+
+
+@dataclass(frozen=True, repr=False)
+class Q2K(Format):
+    """Q2_K: sub-blocks of 16 with a 4-bit scale and a 4-bit minimum in one byte."""
+
+    @property
+    def has_minimum(self) -> bool:
+        return True
+
+    def sub_scales(self, block: Pointer[DType]) -> Iterator[Value]:
+        for four in range(4):
+            yield (_load(block, self.place(2) + 32 * four) & 15).view(i8)
+
+    def sub_minima(self, block: Pointer[DType]) -> Iterator[Value]:
+        for four in range(4):
+            yield _load(block, self.place(2) + 32 * four) >> 4
+
+    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        place = chunk * 256 + self.place(3)
+        for part in range(4):
+            for k in range(8):
+                yield 8 * part + k, (_load(block, place + 32 * k) >> (2 * part)) & 3
+
+
+@dataclass(frozen=True, repr=False)
+class Q3K(Format):
+    """Q3_K: sub-blocks of 16 with 6-bit signed scales; the third bit of a quant lies apart."""
+
+    def sub_scales(self, block: Pointer[DType]) -> Iterator[Value]:
+        place = self.place(1)
+        high = _load(block, place + 64)
+        for four in range(4):
+            low = _nibble(_load(block, place + 32 * (four & 1)), four >> 1)
+            yield ((low | (((high >> (2 * four)) & 3) << 4)) - 32).view(i8)
+
+    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        place = chunk * 256 + self.place(3)
+        for part in range(4):
+            for k in range(8):
+                value = (_load(block, place + 32 * k) >> (2 * part)) & 3
+                bits = _load(block, self.place(2) + 32 * k).view(u32)
+                third = (bits >> (chunk * 4 + part)).view(u8) & 1
+                yield 8 * part + k, value | (third << 2)
+
+
+@dataclass(frozen=True, repr=False)
+class Iq4Xs(Format):
+    """IQ4_XS: quants by table, sub-blocks of 32 with 6-bit signed scales in two places."""
+
+    table: tuple[int, ...] = ()
+
+    def sub_scales(self, block: Pointer[DType]) -> Iterator[Value]:
+        high, low = block.at(self.place(1)), block.at(self.place(2))
+        for four in (0, 1):
+            eights: list[Value] = []
+            for sub in range(4 * four, 4 * four + 4):
+                nibble = _nibble(low.load(ROWS * (sub // 2), ROWS), sub % 2)
+                two = (high.load(ROWS * four, ROWS) >> (2 * (sub % 4))) & 3
+                eights.append((nibble | (two << 4)) - 32)
+            left, right = concatenate(*eights[:2]), concatenate(*eights[2:])
+            yield concatenate(left, right).view(i8)
+
+    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        place = chunk * 128 + self.place(3)
+        for high in (0, 1):
+            for k in range(4):
+                index = _nibble(_load(block, place + 32 * k), high)
+                yield 4 * high + k, lookup16(list(self.table), index)
+
+
+_IQ4_TABLE = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+# Doubled, so that halves are whole; and shifted by 12, so that bytes are unsigned.
+_MXFP4_TABLE = tuple(12 + v for v in (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12))
+
+# fmt: off
+_D = Field(0, 2, 2)
+FORMATS: dict[str, Format] = {f.name: f for f in (
+    Nibbles("Q4_0", 32, 18, (_D, Field(2, 16, 4)), 32, 32, bound=15, offset=8),
+    Nibbles("Q4_1", 32, 20, (_D, Field(2, 2, 2), Field(4, 16, 4)), 32, 32, bound=15,
+            minimum=True),
+    Nibbles("Q5_0", 32, 22, (_D, Field(2, 4, 4, spread=True), Field(6, 16, 4)), 32, 32, bound=31,
+            offset=16, high_bits=True),
+    Nibbles("Q5_1", 32, 24, (_D, Field(2, 2, 2), Field(4, 4, 4, spread=True), Field(8, 16, 4)),
+            32, 32, bound=31, minimum=True, high_bits=True),
+    Bytes("Q8_0", 32, 34, (_D, Field(2, 32, 4)), 32, 32, bound=128, signed=True),
+    Nibbles("IQ4_NL", 32, 18, (_D, Field(2, 16, 4)), 32, 32, bound=127, signed=True,
+            table=_IQ4_TABLE),
+    MicroscalingFloat4("MXFP4", 32, 17, (Field(0, 1, 1), Field(1, 16, 4)), 32, 32, bound=24,
+                       offset=12, table=_MXFP4_TABLE),
+    Q2K("Q2_K", 256, 84, (Field(80, 2, 2), Field(82, 2, 2), Field(0, 16, 1), Field(16, 64, 4)),
+        128, 16, bound=3),
+    Q3K("Q3_K", 256, 110, (Field(108, 2, 2), Field(96, 12, 1), Field(0, 32, 4), Field(32, 64, 4)),
+        128, 16, bound=7, offset=4),
+    KNibbles("Q4_K", 256, 144, (_D, Field(2, 2, 2), Field(4, 12, 1), Field(16, 128, 4)),
+             64, 32, bound=15),
+    KNibbles("Q5_K", 256, 176,
+             (_D, Field(2, 2, 2), Field(4, 12, 1), Field(16, 32, 4), Field(48, 128, 4)),
+             64, 32, bound=31, high_bits=True),
+    Q6K("Q6_K", 256, 210, (Field(208, 2, 2), Field(192, 16, 1), Field(0, 128, 4),
+                           Field(128, 64, 4)),
+        128, 16, bound=63, offset=32),
+    Iq4Xs("IQ4_XS", 256, 136, (_D, Field(2, 2, 1), Field(4, 4, 1), Field(8, 128, 4)),
+          32, 32, bound=127, signed=True, table=_IQ4_TABLE),
+)}
+# fmt: on
+"""The storage types that run as they are stored, by ggml's name."""

@@ -1,0 +1,252 @@
+"""Matrix times activations, for quantised weights: one token to a full prefill.
+
+A workgroup takes `tile.groups` neighbouring groups of eight packed rows and walks all tiles of
+`tile.tokens` tokens. Within a tile each accumulator belongs to eight rows and one token, so a
+vector of quants is read and unpacked once per tile and multiplied `tile.tokens` times, and the
+activations come as broadcasts from memory. Nothing is summed across lanes.
+
+Activations are laid out by `ops.quantise` for exactly this walk:
+    quants  i8   [tiles, k / 4, tokens, 4]
+    scales  f32  [tiles, k / block, tokens]
+    sums    i16  [tiles, k / block, sums / 2, tokens, 2], sums of the quants per sub-block;
+                 [tiles, k / block, tokens] for formats without sub-blocks
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exosuit.kernel import (
+    DType,
+    In,
+    InOut,
+    Pointer,
+    Scalar,
+    Value,
+    f32,
+    fma,
+    group,
+    i8,
+    i16,
+    i32,
+    i64,
+    kernel,
+    loop,
+    pair_dot,
+    prefetch,
+    shared,
+    target,
+    u8,
+    u32,
+    variable,
+    zeros,
+)
+from exosuit.ops.dots import Sum, dots_for
+from exosuit.ops.epilogues import Epilogue
+from exosuit.ops.formats import ROWS, Format
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a workgroup holds in registers.
+
+    tokens    activations per tile
+    groups    groups of eight rows
+    ahead     bytes of weights to prefetch ahead; 0 leaves it to the hardware
+    """
+
+    tokens: int
+    groups: int
+    ahead: int = 0
+
+
+@kernel
+def matmul(
+    weights: In[u8],
+    quants: In[i8],
+    scales: In[f32],
+    sums: In[i16],
+    extra: In[f32],
+    out: InOut[f32],
+    tiles: Scalar[i32],
+    *,
+    rows: int,
+    columns: int,
+    format: Format,
+    tile: Tile,
+    epilogue: Epilogue,
+) -> None:
+    """`out[token, row] = epilogue(sum over k of weights[row, k] * activations[token, k])`.
+
+    weights  packed, ceil(rows / 8) groups of columns / block blocks
+    extra    what the epilogue adds: a bias f32[rows], or unused
+    out      f32[tiles * tile.tokens, epilogue.width(rows)]
+    """
+    blocks = columns // format.block
+    first = group() * tile.groups
+    stride = blocks * format.packed_bytes
+    panels = [weights.at((first + g).to(i64) * stride) for g in range(tile.groups)]
+    for t in loop(tiles):
+        totals = [[variable(zeros(f32, ROWS)) for _ in range(tile.tokens)] for _ in panels]
+        activation = _Activation.of_tile(quants, scales, sums, t, columns, format, tile.tokens)
+        for b in loop(blocks):
+            places = [panel.at(b * format.packed_bytes) for panel in panels]
+            if tile.ahead:
+                for place in places:
+                    for line in range(0, format.packed_bytes, 64):
+                        prefetch(place, tile.ahead + line, keep=False)
+            here = activation.of_block(b)
+            for place, row_totals in zip(places, totals, strict=True):
+                block_parts = _scaled_block if format.has_sub_scales else _plain_block
+                parts = block_parts(place, here, format)
+                for total, part in zip(row_totals, parts, strict=True):
+                    total.value = fma(part[0], part[1], total.value) + part[2]
+        for m in range(tile.tokens):
+            token = t * tile.tokens + m
+            results = [row_totals[m].value for row_totals in totals]
+            epilogue.store(out, extra, token, first, results, rows)
+
+
+@dataclass(frozen=True)
+class _Activation:
+    """The activations of a tile (or, after `of_block`, of one block of it)."""
+
+    quants: Pointer[DType]
+    scales: Pointer[DType]
+    sums: Pointer[DType]
+    format: Format
+    tokens: int
+
+    @staticmethod
+    def of_tile(
+        quants: Pointer[DType],
+        scales: Pointer[DType],
+        sums: Pointer[DType],
+        tile: Value,
+        columns: int,
+        format: Format,
+        tokens: int,
+    ) -> _Activation:
+        blocks = columns // format.block
+        wide = tile.to(i64)
+        return _Activation(
+            quants.at(wide * (columns * tokens)),
+            scales.at(wide * (blocks * tokens)),
+            sums.at(wide * (blocks * sums_per_block(format) * tokens)),
+            format,
+            tokens,
+        )
+
+    def of_block(self, block: Value) -> _Activation:
+        return _Activation(
+            self.quants.at(block * (self.format.block * self.tokens)),
+            self.scales.at(block * self.tokens),
+            self.sums.at(block * (sums_per_block(self.format) * self.tokens)),
+            self.format,
+            self.tokens,
+        )
+
+    def group(self, index: Value | int, token: int) -> Value:
+        """Four activations, broadcast to eight rows."""
+        dword = self.quants.view(u32).load(index * self.tokens + token)
+        return dword.splat(ROWS)
+
+    def scale(self, token: int) -> Value:
+        return self.scales.load(token).splat(ROWS)
+
+    def sum(self, token: int) -> Value:
+        """i32[8]: the sum of the quants of a block that has no sub-blocks."""
+        return self.sums.load(token).to(i32).splat(ROWS)
+
+    def sum_pair(self, pair: int, token: int) -> Value:
+        """i16[16]: the sums of two neighbouring sub-blocks, broadcast as pairs."""
+        return self.sums.view(u32).load(pair * self.tokens + token).splat(ROWS).view(i16)
+
+
+def sums_per_block(format: Format) -> int:
+    """How many partial sums of the quants go with a block of activations."""
+    return format.block // format.sub
+
+
+Part = tuple[Value, Value, Value]
+"""For one token: the integer dot as f32, its factor, a constant to add; f32[8] each."""
+
+
+def _plain_block(block: Pointer[DType], here: _Activation, format: Format) -> list[Part]:
+    """A block whose only scale is the row's factor."""
+    dots = dots_for(format, target())
+    sums = [Sum(dots, None, None) for _ in range(here.tokens)]
+    for index, raw in format.quants(block, 0):
+        quants = dots.prepare(raw)
+        sums = [total.add(quants, here.group(index, m)) for m, total in enumerate(sums)]
+    factor = format.factor(block)
+    offset = format.offset + dots.extra_offset
+    parts: list[Part] = []
+    for m, total in enumerate(sums):
+        whole = total.finish()
+        if offset:
+            whole = whole - here.sum(m) * offset
+        scale = here.scale(m)
+        constant = zeros(f32, ROWS)
+        if format.has_minimum:
+            constant = format.minimum_factor(block) * (scale * here.sum(m).to(f32))
+        parts.append((whole.to(f32), factor * scale, constant))
+    return parts
+
+
+def _scaled_block(block: Pointer[DType], here: _Activation, format: Format) -> list[Part]:
+    """A block whose sub-blocks have integer scales (and minima): integers up to its end."""
+    dots = dots_for(format, target())
+    scales = list(format.sub_scales(block))
+    scratch = shared(i8, format.block // format.sub * ROWS)
+    for four, value in enumerate(scales):
+        scratch.store(value, 4 * ROWS * four)
+    totals = [variable(zeros(i32, ROWS)) for _ in range(here.tokens)]
+    subs = format.chunk // format.sub
+    groups = format.sub // 4
+    for chunk in loop(format.block // format.chunk):
+        sums: list[Sum] = []
+        for index, raw in format.quants(block, chunk):
+            if index % groups == 0:
+                at = (chunk * subs + index // groups) * ROWS
+                multiplier = dots.multiplier(scratch.load(at, ROWS))
+                sums = [Sum(dots, total.value, multiplier) for total in totals]
+            quants = dots.prepare(raw)
+            place = chunk * (format.chunk // 4) + index
+            sums = [total.add(quants, here.group(place, m)) for m, total in enumerate(sums)]
+            if index % groups == groups - 1:
+                for total, finished in zip(totals, sums, strict=True):
+                    total.value = finished.finish()
+    factor = format.factor(block)
+    offset = format.offset + dots.extra_offset
+    lows = _row_pairs(scales) if offset else []
+    minima = _row_pairs(list(format.sub_minima(block))) if format.has_minimum else []
+    parts: list[Part] = []
+    for m, total in enumerate(totals):
+        whole = total.value
+        if offset:
+            whole = whole - _dot_pairs(lows, here, m) * offset
+        constant = zeros(f32, ROWS)
+        if minima:
+            least = _dot_pairs(minima, here, m).to(f32)
+            constant = -(least * (format.minimum_factor(block) * here.scale(m)))
+        parts.append((whole.to(f32), factor * here.scale(m), constant))
+    return parts
+
+
+def _row_pairs(fours: list[Value]) -> list[Value]:
+    """Bytes of four sub-blocks times eight rows each, as i16[16] of neighbours for each row."""
+    pairs: list[Value] = []
+    for four in fours:
+        for first in (0, 2 * ROWS):
+            order = [first + row + ROWS * k for row in range(ROWS) for k in (0, 1)]
+            pairs.append(four.shuffle(order).to(i16))
+    return pairs
+
+
+def _dot_pairs(pairs: list[Value], here: _Activation, token: int) -> Value:
+    """i32[8]: the sum over sub-blocks of an integer times the activations' sum."""
+    total = zeros(i32, ROWS)
+    for k, pair in enumerate(pairs):
+        total = total + pair_dot(pair, here.sum_pair(k, token))
+    return total
