@@ -241,7 +241,8 @@ class Q6K(Format):
             yield _load(block, self.place(1) + 32 * four).view(i8)
 
     def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
-        low, high = chunk * 512 + self.place(2), chunk * 256 + self.place(3)
+        # Low and high bits of a half lie together: memory is then read in one direction.
+        low, high = chunk * 768 + self.place(2), chunk * 768 + self.place(3)
         for part in range(4):
             for k in range(8):
                 value = _nibble(_load(block, low + 32 * (k + 8 * (part & 1))), part >> 1)
@@ -347,8 +348,8 @@ FORMATS: dict[str, Format] = {f.name: f for f in (
     KNibbles("Q5_K", 256, 176,
              (_D, Field(2, 2, 2), Field(4, 12, 1), Field(16, 32, 4), Field(48, 128, 4)),
              64, 32, bound=31, high_bits=True),
-    Q6K("Q6_K", 256, 210, (Field(208, 2, 2), Field(192, 16, 1), Field(0, 128, 4),
-                           Field(128, 64, 4)),
+    Q6K("Q6_K", 256, 210, (Field(208, 2, 2), Field(192, 16, 1), Field(0, 64, 4),
+                           Field(128, 32, 4), Field(64, 64, 4), Field(160, 32, 4)),
         128, 16, bound=63, offset=32),
     Iq4Xs("IQ4_XS", 256, 136, (_D, Field(2, 2, 1), Field(4, 4, 1), Field(8, 128, 4)),
           32, 32, bound=127, signed=True, table=_IQ4_TABLE),

@@ -1,0 +1,118 @@
+"""Matrix times activations, for weights that are floats: F32, F16 and BF16.
+
+The same packing (eight rows side by side, one per lane) and the same walk as `ops.matmul`, with
+f32 arithmetic throughout: a weight is widened once per tile and multiplied with broadcasts.
+Activations come from `ops.activations.arrange` as f32[tiles, columns, tokens].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exosuit.kernel import (
+    DType,
+    In,
+    InOut,
+    Pointer,
+    Scalar,
+    Value,
+    bf16,
+    f16,
+    f32,
+    fma,
+    group,
+    i32,
+    i64,
+    kernel,
+    loop,
+    u8,
+    variable,
+    zeros,
+)
+from exosuit.ops.epilogues import Epilogue
+from exosuit.ops.formats import ROWS, Field, Fields
+from exosuit.ops.matmul import Tile
+
+
+@dataclass(frozen=True)
+class FloatFormat:
+    """A float storage type, packed `[panel, column, 8]`. Instances are in `FLOAT_FORMATS`."""
+
+    name: str
+    dtype: type[DType]
+
+    @property
+    def bytes(self) -> int:
+        return self.dtype.bits // 8
+
+    @property
+    def fields(self) -> Fields:
+        return (Field(0, self.bytes, self.bytes),)
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def load(self, panel: Pointer[DType], column: Value | int) -> Value:
+        """f32[8]: one column of eight rows."""
+        return panel.view(self.dtype).load(column * ROWS, ROWS).to(f32)
+
+
+FLOAT_FORMATS = {f.name: f for f in (
+    FloatFormat("F32", f32), FloatFormat("F16", f16), FloatFormat("BF16", bf16),
+)}  # fmt: skip
+
+# Columns per turn of the loop. One token alone has too few accumulators to hide the latency of
+# fused multiply-adds, so it gets one for each of them.
+_UNROLL = 8
+
+
+@kernel
+def matmul_float(
+    weights: In[u8],
+    activations: In[f32],
+    extra: In[f32],
+    out: InOut[f32],
+    tiles: Scalar[i32],
+    *,
+    rows: int,
+    columns: int,
+    format: FloatFormat,
+    tile: Tile,
+    epilogue: Epilogue,
+) -> None:
+    """`out[token, row] = epilogue(sum over k of weights[row, k] * activations[token, k])`."""
+    first = group() * tile.groups
+    stride = columns * ROWS * format.bytes
+    panels = [weights.at((first + g).to(i64) * stride) for g in range(tile.groups)]
+    chains = 4 if tile.tokens * tile.groups < 4 else 1
+    for t in loop(tiles):
+        line = activations.at(t.to(i64) * (columns * tile.tokens))
+        totals = [
+            [[variable(zeros(f32, ROWS)) for _ in range(chains)] for _ in range(tile.tokens)]
+            for _ in panels
+        ]
+
+        def column(index: Value | int, chain: int) -> None:
+            spread = [line.load(index * tile.tokens + m).splat(ROWS) for m in range(tile.tokens)]
+            for panel, row_totals in zip(panels, totals, strict=True):
+                weight = format.load(panel, index)
+                for value, accumulators in zip(spread, row_totals, strict=True):
+                    total = accumulators[chain]
+                    total.value = fma(weight, value, total.value)
+
+        whole = columns // _UNROLL * _UNROLL
+        for k in loop(whole, step=_UNROLL):
+            for u in range(_UNROLL):
+                column(k + u, u % chains)
+        for k in range(whole, columns):
+            column(k, 0)
+        for m in range(tile.tokens):
+            results = [_sum_of([c.value for c in row_totals[m]]) for row_totals in totals]
+            epilogue.store(out, extra, t * tile.tokens + m, first, results, rows)
+
+
+def _sum_of(values: list[Value]) -> Value:
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
