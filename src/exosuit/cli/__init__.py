@@ -1,0 +1,1 @@
+"""The command line: it composes the floors below and prints what they say."""

@@ -1,0 +1,206 @@
+"""`exosuit models`, `pull`, `show` and `rm`: the model store."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exosuit.cli import render
+from exosuit.cli.command import Subparsers, add_command
+from exosuit.errors import CorruptFile
+from exosuit.settings import Settings
+from exosuit.units import human_bytes
+
+if TYPE_CHECKING:
+    from exosuit.models.store import Record, Store
+
+_SOURCES = """
+SOURCE is one of
+  smollm2                        a short name (exosuit models --known)
+  hf:owner/repo                  the model hub; a usual quantisation is chosen
+  owner/repo:Q8_0                a quantisation
+  owner/repo/file.gguf           one file
+  https://host/x.gguf            any server; #sha256=HEX at the end checks it
+  ./x.gguf                       a file on this disk
+""".strip()
+
+
+def register(subparsers: Subparsers[Any]) -> None:
+    models = add_command(
+        subparsers, "models", "List the models in the store.", "exosuit models --json", json=True
+    )
+    models.add_argument("--known", action="store_true", help="list the names that pull knows")
+
+    pull = add_command(
+        subparsers, "pull", "Fetch a model into the store.", "exosuit pull qwen3-4b", json=True
+    )
+    pull.description = f"Fetch a model into the store, checked by its hash.\n\n{_SOURCES}"
+    pull.add_argument("source", metavar="SOURCE")
+    pull.add_argument("--name", help="what to call it (default: made from the source)")
+    pull.add_argument("--link", action="store_true", help="link a local file, do not copy it")
+
+    show = add_command(
+        subparsers, "show", "Show what a model is made of.", "exosuit show smollm2", json=True
+    )
+    show.add_argument("model", metavar="MODEL", help="a GGUF file or a name in the store")
+
+    remove = add_command(
+        subparsers, "rm", "Remove models, or what is left of a download.", "exosuit rm smollm2"
+    )
+    remove.add_argument("names", metavar="MODEL", nargs="+")
+
+
+def run(arguments: argparse.Namespace, settings: Settings) -> int:
+    from exosuit.models.store import Store
+
+    store = Store(settings.model_store)
+    match arguments.command:
+        case "models":
+            return _known(arguments) if arguments.known else _models(arguments, store)
+        case "pull":
+            return _pull(arguments, store)
+        case "show":
+            return _show(arguments, store)
+        case _:
+            return _remove(arguments, store)
+
+
+def _models(arguments: argparse.Namespace, store: Store) -> int:
+    records: list[Record] = []
+    for name in store.names():
+        try:
+            records.append(store.record(name))
+        except CorruptFile as problem:  # one bad record must not hide the other models
+            render.error(problem)
+    if arguments.json:
+        render.document({"store": str(store.root), "models": [as_json(r) for r in records]})
+    elif records:
+        render.table(
+            ("name", "size", "architecture", "licence", "from"),
+            [
+                (r.name, human_bytes(r.size_bytes), r.architecture, r.licence or "?", r.source)
+                for r in records
+            ],
+        )
+    else:
+        render.note(f"no models in {store.root} yet; try  exosuit pull smollm2")
+    return 0
+
+
+def _known(arguments: argparse.Namespace) -> int:
+    from exosuit.models.pull_names import KNOWN_MODELS
+
+    rows = [
+        (m.name, m.source if isinstance(m.source, str) else "python wheels", m.licence, m.about,
+         m.tested)
+        for m in KNOWN_MODELS.values()
+    ]  # fmt: skip
+    if arguments.json:
+        keys = ("name", "source", "licence", "about", "tested")
+        render.document({"known": [dict(zip(keys, row, strict=True)) for row in rows]})
+    else:
+        render.table(
+            ("name", "source", "licence", "what", "tested"),
+            [(*row[:4], "yes" if row[4] else "no") for row in rows],
+        )
+    return 0
+
+
+def _pull(arguments: argparse.Namespace, store: Store) -> int:
+    from exosuit.models.pull import pull
+
+    record = pull(
+        arguments.source, store, name=arguments.name, link=arguments.link, progress=render.Bar()
+    )
+    if arguments.json:
+        render.document(as_json(record) | {"path": str(store.find(record.name))})
+    else:
+        render.text(f"{record.name}  {human_bytes(record.size_bytes)}  {store.find(record.name)}")
+        render.note(f"sha256 {record.sha256}, licence {record.licence or 'not stated'}")
+    return 0
+
+
+def _show(arguments: argparse.Namespace, store: Store) -> int:
+    from exosuit.models.pull import resolve_model
+
+    path = resolve_model(arguments.model, store, may_pull=False)
+    facts = describe(path)
+    if path.parent.parent == store.root:
+        record = store.record(path.parent.name)
+        facts |= {"source": record.source, "licence": facts["licence"] or record.licence}
+    if arguments.json:
+        render.document(facts)
+        return 0
+    for key, value in facts.items():
+        render.text(f"{key.replace('_', ' '):<16} {_as_text(key, value)}")
+    return 0
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a GGUF file says of itself, as `show --json` prints it."""
+    from exosuit.models.gguf import GgufFile
+
+    file = GgufFile.open(path)
+    metadata, tensors = file.metadata, file.tensors.values()
+    architecture = metadata.get("general.architecture")
+    bytes_of: Counter[str] = Counter()
+    count_of: Counter[str] = Counter()
+    parameters = 0
+    for tensor in tensors:
+        storage = getattr(tensor.type, "name", str(tensor.type))
+        bytes_of[storage] += tensor.size_bytes
+        count_of[storage] += 1
+        elements = 1
+        for length in tensor.shape:
+            elements *= length
+        parameters += elements
+    vocabulary = metadata.get("tokenizer.ggml.tokens")
+    return {
+        "path": str(path),
+        "name": metadata.get("general.name"),
+        "architecture": architecture,
+        "parameters": parameters,
+        "tensor_bytes": sum(bytes_of.values()),
+        "context": metadata.get(f"{architecture}.context_length"),
+        "layers": metadata.get(f"{architecture}.block_count"),
+        "width": metadata.get(f"{architecture}.embedding_length"),
+        "storage": {
+            name: {"tensors": count_of[name], "bytes": size}
+            for name, size in bytes_of.most_common()
+        },
+        "tokenizer": metadata.get("tokenizer.ggml.model"),
+        "pre_tokenizer": metadata.get("tokenizer.ggml.pre"),
+        "vocabulary": len(vocabulary) if vocabulary is not None else None,
+        "chat_template": "tokenizer.chat_template" in metadata,
+        "licence": metadata.get("general.license"),
+    }
+
+
+def _as_text(key: str, value: Any) -> str:
+    match key:
+        case "parameters":
+            return f"{value:,}"
+        case "tensor_bytes":
+            return human_bytes(value)
+        case "storage":
+            return ", ".join(
+                f"{name} {part['tensors']} ({human_bytes(part['bytes'])})"
+                for name, part in value.items()
+            )
+        case _:
+            return {True: "yes", False: "no", None: "not stated"}.get(value, str(value))
+
+
+def _remove(arguments: argparse.Namespace, store: Store) -> int:
+    for name in arguments.names:
+        freed = store.remove(name)
+        render.text(f"removed {name.lower()} ({human_bytes(freed)})")
+    return 0
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """A record as `models --json` and `pull --json` print it."""
+    return asdict(record) | {"size_bytes": record.size_bytes, "sha256": record.sha256}

@@ -1,0 +1,1 @@
+"""Model files, tokenizers, templates, and each architecture as the recording of a graph."""
