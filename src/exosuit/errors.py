@@ -16,6 +16,7 @@ type. The command line prints them, the server renders them as JSON, tests compa
             CorruptFile  UnsupportedModel  DoesNotFit  ModelNotFound  DownloadFailed
         RequestError                    one request to the engine
             ContextFull
+        PeerError                       another engine that we are compared with
 """
 
 from __future__ import annotations
@@ -113,3 +114,6 @@ class RequestError(ExosuitError): ...
 
 
 class ContextFull(RequestError): ...
+
+
+class PeerError(ExosuitError): ...
