@@ -192,7 +192,7 @@ def from_profiler(text: str) -> list[Found]:
     """
     try:
         tree = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     found: list[Found] = []
     for item in _items(tree):

@@ -60,7 +60,8 @@ class Region(Protocol):
     """Bytes that are accessed by offset: a BAR, or DMA memory.
 
     32- and 64-bit accesses are aligned to their size and reach the card as one access, low half
-    first where the bus is narrower. Bulk accesses are aligned to 4 bytes. An access that leaves
+    first where the bus is narrower. Bulk accesses are aligned to 4 bytes; `read_into` fills a view of
+    bytes that the caller has. An access that leaves
     the region raises LinkError before anything is touched.
     """
 
@@ -74,6 +75,8 @@ class Region(Protocol):
     def write64(self, offset: int, value: int) -> None: ...
 
     def read(self, offset: int, size: int) -> bytes: ...
+
+    def read_into(self, offset: int, target: memoryview) -> None: ...
 
     def write(self, offset: int, data: Data) -> None: ...
 

@@ -52,6 +52,9 @@ class MappedMemory:
         check_access("DMA memory", self.size, offset, size)
         return bytes(self._bytes[offset : offset + size])
 
+    def read_into(self, offset: int, target: memoryview) -> None:
+        target[:] = self.read(offset, len(target))
+
     def write(self, offset: int, data: Data) -> None:
         check_access("DMA memory", self.size, offset, len(data))
         self._bytes[offset : offset + len(data)] = data
@@ -107,6 +110,9 @@ class MappedBar:
         first, count = offset >> 2, -(-size // 4)
         words = self._words[first : first + count]
         return b"".join(word.to_bytes(4, "little") for word in words)[:size]
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        target[:] = self.read(offset, len(target))
 
     def write(self, offset: int, data: Data) -> None:
         size = len(data)
