@@ -123,8 +123,11 @@ class Device(Protocol):
     @property
     def memory_bytes(self) -> int: ...
 
-    def allocate(self, size_bytes: int, name: str) -> Buffer:
-        """Zeroed memory, aligned to at least 64 bytes; DoesNotFit if there is not enough."""
+    def allocate(self, size_bytes: int, name: str, sparse: bool = False) -> Buffer:
+        """Zeroed memory, aligned to at least 64 bytes; DoesNotFit if there is not enough.
+
+        sparse  only parts of it may ever be touched, so nothing is reserved in large pages
+        """
         ...
 
     def free(self, buffer: Buffer) -> None: ...

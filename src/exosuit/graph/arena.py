@@ -13,10 +13,22 @@ _ALIGN = 128
 
 
 class Arena:
-    def __init__(self, device: Device, size_bytes: int, name: str) -> None:
+    def __init__(
+        self, device: Device | None, size_bytes: int, name: str, sparse: bool = False
+    ) -> None:
         self._device = device
-        self.buffer: Buffer = device.allocate(size_bytes, name)
+        self.buffer = (
+            Buffer(name, 0, size_bytes)
+            if device is None
+            else device.allocate(size_bytes, name, sparse)
+        )
         self._used = 0
+        self._most = 0
+
+    @staticmethod
+    def measuring() -> Arena:
+        """An arena without memory, to learn from `most_bytes` how much a recording takes."""
+        return Arena(None, 1 << 62, "measured")
 
     def take(self, size_bytes: int) -> Region:
         """The next `size_bytes`, aligned to 128."""
@@ -29,11 +41,17 @@ class Arena:
                 next="report it: the plan of this arena is too small",
             )
         self._used = start + size_bytes
+        self._most = max(self._most, self._used)
         return self.buffer.region(start, size_bytes)
 
     @property
     def used_bytes(self) -> int:
         return self._used
+
+    @property
+    def most_bytes(self) -> int:
+        """The most that was ever in use."""
+        return self._most
 
     def mark(self) -> int:
         return self._used
@@ -43,4 +61,5 @@ class Arena:
         self._used = mark
 
     def close(self) -> None:
-        self._device.free(self.buffer)
+        if self._device is not None:
+            self._device.free(self.buffer)

@@ -27,9 +27,13 @@ class Epilogue:
         first: Value,
         results: list[Value],
         rows: int,
+        stride: int,
     ) -> None:
-        """Store f32[8] for each of the workgroup's row groups, the first of which is `first`."""
-        line = out.at(token.to(i64) * self.width(rows))
+        """Store f32[8] for each of the workgroup's row groups, the first of which is `first`.
+
+        Lines of the output are `stride` elements apart.
+        """
+        line = out.at(token.to(i64) * stride)
         for k, result in enumerate(results):
             self._store_rows(line, extra, (first + k) * ROWS, result, rows)
 
@@ -65,8 +69,9 @@ class GatedEpilogue(Epilogue):
         first: Value,
         results: list[Value],
         rows: int,
+        stride: int,
     ) -> None:
-        line = out.at(token.to(i64) * self.width(rows))
+        line = out.at(token.to(i64) * stride)
         gates, values = results[0::2], results[1::2]
         for k, (gate, value) in enumerate(zip(gates, values, strict=True)):
             row = (first // 2 + k) * ROWS

@@ -72,6 +72,7 @@ def matmul(
     *,
     rows: int,
     columns: int,
+    stride: int,
     format: Format,
     tile: Tile,
     epilogue: Epilogue,
@@ -80,12 +81,12 @@ def matmul(
 
     weights  packed, ceil(rows / 8) groups of columns / block blocks
     extra    what the epilogue adds: a bias f32[rows], or unused
-    out      f32[tiles * tile.tokens, epilogue.width(rows)]
+    out      f32[tiles * tile.tokens, epilogue.width(rows)], lines `stride` apart
     """
     blocks = columns // format.block
     first = group() * tile.groups
-    stride = blocks * format.packed_bytes
-    panels = [weights.at((first + g).to(i64) * stride) for g in range(tile.groups)]
+    panel_bytes = blocks * format.packed_bytes
+    panels = [weights.at((first + g).to(i64) * panel_bytes) for g in range(tile.groups)]
     for t in loop(tiles):
         totals = [[variable(zeros(f32, ROWS)) for _ in range(tile.tokens)] for _ in panels]
         activation = _Activation.of_tile(quants, scales, sums, t, columns, format, tile.tokens)
@@ -104,7 +105,7 @@ def matmul(
         for m in range(tile.tokens):
             token = t * tile.tokens + m
             results = [row_totals[m].value for row_totals in totals]
-            epilogue.store(out, extra, token, first, results, rows)
+            epilogue.store(out, extra, token, first, results, rows, stride)
 
 
 @dataclass(frozen=True)

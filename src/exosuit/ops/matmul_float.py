@@ -76,14 +76,15 @@ def matmul_float(
     *,
     rows: int,
     columns: int,
+    stride: int,
     format: FloatFormat,
     tile: Tile,
     epilogue: Epilogue,
 ) -> None:
     """`out[token, row] = epilogue(sum over k of weights[row, k] * activations[token, k])`."""
     first = group() * tile.groups
-    stride = columns * ROWS * format.bytes
-    panels = [weights.at((first + g).to(i64) * stride) for g in range(tile.groups)]
+    panel_bytes = columns * ROWS * format.bytes
+    panels = [weights.at((first + g).to(i64) * panel_bytes) for g in range(tile.groups)]
     chains = 4 if tile.tokens * tile.groups < 4 else 1
     for t in loop(tiles):
         line = activations.at(t.to(i64) * (columns * tile.tokens))
@@ -108,7 +109,7 @@ def matmul_float(
             column(k, 0)
         for m in range(tile.tokens):
             results = [_sum_of([c.value for c in row_totals[m]]) for row_totals in totals]
-            epilogue.store(out, extra, t * tile.tokens + m, first, results, rows)
+            epilogue.store(out, extra, t * tile.tokens + m, first, results, rows, stride)
 
 
 def _sum_of(values: list[Value]) -> Value:

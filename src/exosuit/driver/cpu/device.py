@@ -41,7 +41,7 @@ class CpuDevice:
     def memory_bytes(self) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
-    def allocate(self, size_bytes: int, name: str) -> Buffer:
+    def allocate(self, size_bytes: int, name: str, sparse: bool = False) -> Buffer:
         try:
             memory = mmap.mmap(-1, max(size_bytes, 1))
         except (OSError, ValueError, OverflowError) as error:
@@ -50,7 +50,7 @@ class CpuDevice:
                 cause=f"the system refuses: {error}",
                 next="close other programs, or use a smaller model or --context",
             ) from error
-        if size_bytes >= _HUGE_FROM_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+        if not sparse and size_bytes >= _HUGE_FROM_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
             with contextlib.suppress(OSError):  # a kernel without transparent huge pages
                 memory.madvise(mmap.MADV_HUGEPAGE)
         array = np.frombuffer(memory, np.uint8)
@@ -97,9 +97,7 @@ class CpuDevice:
 class CpuReplay:
     """A prepared table. Keeps the buffers of its launches alive."""
 
-    def __init__(
-        self, executor: Executor, launches: Sequence[Launch], entries: list[int]
-    ) -> None:
+    def __init__(self, executor: Executor, launches: Sequence[Launch], entries: list[int]) -> None:
         self._executor = executor
         self._launches = tuple(launches)
         self._table: Table | None = Table(launches, executor, entries)

@@ -1,0 +1,312 @@
+"""Matrices on the device: packed at load, eight rows side by side, a tensor or several stacked.
+
+The file's bytes are permuted by a kernel straight from its mapping, without a copy in between. A
+storage type that no kernel reads is expanded to Q8_0 first, and the loader says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exosuit.driver.device import Device, Region
+from exosuit.errors import CorruptFile
+from exosuit.graph import Arena, Graph
+from exosuit.models.gguf import GgufFile, Tensor
+from exosuit.ops.formats import FORMATS, ROWS, Fields, Format
+from exosuit.ops.matmul_float import FLOAT_FORMATS, FloatFormat
+from exosuit.ops.pack import pack
+from exosuit.ops.programs import Programs
+from exosuit.ops.quants import StorageType, dequantise, quantise
+from exosuit.units import round_up
+
+AnyFormat = Format | FloatFormat
+
+_EXPANDED = "Q8_0"
+# Rows that are expanded at a time, so that the f32 copy stays small.
+_EXPAND_ELEMENTS = 1 << 24
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """`rows` times `columns` weights, packed in `region`."""
+
+    name: str
+    rows: int
+    columns: int
+    format: AnyFormat
+    region: Region
+
+    @property
+    def panels(self) -> int:
+        return -(-self.rows // ROWS)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Matrices over the same input whose outputs stand side by side; one per run of equal types.
+
+    interleaved  rows come as a group of eight of the first tensor, then eight of the second
+    """
+
+    matrices: tuple[Matrix, ...]
+    interleaved: bool = False
+
+    @property
+    def rows(self) -> int:
+        return sum(m.rows for m in self.matrices)
+
+    @property
+    def columns(self) -> int:
+        return self.matrices[0].columns
+
+
+def format_of(type: StorageType) -> AnyFormat:
+    """The format that a tensor of this type runs in."""
+    if type.label in FORMATS:
+        return FORMATS[type.label]
+    return FLOAT_FORMATS.get(type.label) or FORMATS[_EXPANDED]
+
+
+def packed_bytes(rows: int, columns: int, format: AnyFormat) -> int:
+    """Device bytes of a packed matrix."""
+    if isinstance(format, FloatFormat):
+        return round_up(rows, ROWS) * columns * format.bytes
+    return round_up(rows, ROWS) * (columns // format.block) * format.block_bytes
+
+
+class WeightLoader:
+    """Reads tensors of one file into one arena of the device.
+
+    notes     what the user should know (types that had to be expanded)
+    progress  called with the bytes done and the bytes in all
+    """
+
+    def __init__(
+        self,
+        file: GgufFile,
+        device: Device,
+        programs: Programs,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.file = file
+        self.notes: list[str] = []
+        self._device = device
+        self._programs = programs
+        self._progress = progress
+        self._done = 0
+        self._total = sum(t.size_bytes for t in file.tensors.values())
+        self._arena = Arena(device, self._arena_bytes(), "weights")
+        self._known: dict[str, Matrix] = {}
+        self._note_expanded()
+
+    @property
+    def buffer_bytes(self) -> int:
+        return self._arena.buffer.size_bytes
+
+    def close(self) -> None:
+        self._arena.close()
+
+    # Tensors ------------------------------------------------------------------------------
+
+    def vector(self, name: str, size: int | None = None) -> Region:
+        """A tensor as f32 (norm weights, biases), checked for its size."""
+        tensor = self._tensor(name)
+        values = self.file.array(name).reshape(-1)
+        if size is not None and values.size != size:
+            raise _wrong_shape(tensor, f"{size} values")
+        region = self._arena.take(values.nbytes)
+        self._device.copy_in(region, values)
+        self._advance(tensor)
+        return region
+
+    def constant(self, values: NDArray[np.float32]) -> Region:
+        """Values that are not in the file."""
+        region = self._arena.take(values.nbytes)
+        self._device.copy_in(region, values)
+        return region
+
+    def has(self, name: str) -> bool:
+        return name in self.file.tensors
+
+    def check_shape(self, name: str, found: tuple[int, int], wanted: tuple[int, int]) -> None:
+        """CorruptFile if a loaded stack has not the shape that the metadata implies."""
+        if found != wanted:
+            raise CorruptFile(
+                f"{self.file.path.name}: {name} has the shape {list(found)}, not {list(wanted)}",
+                cause="the file does not hold what its metadata says",
+                next="download the model again: exosuit pull",
+                tensor=name,
+            )
+
+    def matrix(self, name: str, rows: int | None = None, columns: int | None = None) -> Matrix:
+        """A two-dimensional tensor; the same Matrix if it is asked for again."""
+        known = self._known.get(name)
+        if known is None:
+            tensor = self._tensor(name)
+            if len(tensor.shape) != 2:
+                raise _wrong_shape(tensor, "two dimensions")
+            known = self._load([tensor], interleaved=False)
+            self._known[name] = known
+        if (rows or known.rows, columns or known.columns) != (known.rows, known.columns):
+            raise _wrong_shape(self._tensor(name), f"[{rows}, {columns}]")
+        return known
+
+    def stack(self, names: Sequence[str]) -> Stack:
+        """Several tensors over one input, neighbours of one type in one matrix."""
+        runs: list[list[Tensor]] = []
+        for name in names:
+            tensor = self._tensor(name)
+            joins = (
+                runs
+                and format_of(runs[-1][-1].type) is format_of(tensor.type)
+                and runs[-1][-1].shape[0] % ROWS == 0
+            )
+            if joins:
+                runs[-1].append(tensor)
+            else:
+                runs.append([tensor])
+        return Stack(tuple(self._load(run, interleaved=False) for run in runs))
+
+    def gated(self, gate: str, up: str) -> Stack:
+        """A gate and its value: interleaved if their types agree, else one after the other."""
+        tensors = [self._tensor(gate), self._tensor(up)]
+        if tensors[0].shape != tensors[1].shape:
+            raise _wrong_shape(tensors[1], f"the shape of {gate}")
+        if format_of(tensors[0].type) is not format_of(tensors[1].type):
+            return self.stack([gate, up])
+        return Stack((self._load(tensors, interleaved=True),), interleaved=True)
+
+    def gated_halves(self, name: str) -> Stack:
+        """One tensor whose first half of rows is the gate and whose second is the value."""
+        tensor = self._tensor(name)
+        half = tensor.shape[0] // 2
+        raw = self.file.raw(name)
+        matrix = self._take(name, tensor.shape[0], tensor.shape[1], format_of(tensor.type))
+        for which in (0, 1):
+            self._pack(tensor, raw[which * half : (which + 1) * half], matrix, 2, which)
+        self._advance(tensor)
+        return Stack((matrix,), interleaved=True)
+
+    def experts(self, names: Sequence[str], interleaved: bool) -> list[Matrix]:
+        """Three-dimensional tensors [expert, row, column] as one matrix for each expert."""
+        tensors = [self._tensor(name) for name in names]
+        matrices: list[Matrix] = []
+        count = tensors[0].shape[0]
+        for expert in range(count):
+            rows = sum(t.shape[1] for t in tensors)
+            format = format_of(tensors[0].type)
+            matrix = self._take(names[0], rows, tensors[0].shape[2], format)
+            for which, tensor in enumerate(tensors):
+                per = tensor.shape[1]
+                raw = self.file.raw(tensor.name)[expert * per : (expert + 1) * per]
+                step, start = (len(tensors), which) if interleaved else (1, which * per // ROWS)
+                self._pack(tensor, raw, matrix, step, start)
+            matrices.append(matrix)
+        for tensor in tensors:
+            self._advance(tensor)
+        return matrices
+
+    # Packing ------------------------------------------------------------------------------
+
+    def _load(self, tensors: list[Tensor], interleaved: bool) -> Matrix:
+        columns = tensors[0].shape[1]
+        for tensor in tensors:
+            if len(tensor.shape) != 2 or tensor.shape[1] != columns:
+                raise _wrong_shape(tensor, f"two dimensions, {columns} columns")
+        rows = sum(t.shape[0] for t in tensors)
+        name = "+".join(t.name for t in tensors)
+        if interleaved and tensors[0].shape[0] % ROWS:
+            rows = 2 * round_up(tensors[0].shape[0], ROWS)
+        matrix = self._take(name, rows, columns, format_of(tensors[0].type))
+        start = 0
+        for which, tensor in enumerate(tensors):
+            step, first = (2, which) if interleaved else (1, start // ROWS)
+            self._pack(tensor, self.file.raw(tensor.name), matrix, step, first)
+            self._advance(tensor)
+            start += tensor.shape[0]
+        return matrix
+
+    def _take(self, name: str, rows: int, columns: int, format: AnyFormat) -> Matrix:
+        region = self._arena.take(packed_bytes(rows, columns, format))
+        return Matrix(name, rows, columns, format, region)
+
+    def _pack(
+        self, tensor: Tensor, raw: NDArray[np.uint8], matrix: Matrix, step: int, start: int
+    ) -> None:
+        format = matrix.format
+        if tensor.type.label != format.name:
+            raw = _expand(tensor.type, raw)
+        block_bytes, blocks = _block(format, matrix.columns)
+        program = self._programs.get(pack, fields=format.fields, block_bytes=block_bytes)
+        graph = Graph()
+        source = self._device.import_host(raw.reshape(-1), tensor.name).region()
+        rows = raw.shape[0]
+        graph.launch(
+            program, -(-rows // ROWS), source, matrix.region, rows, blocks, step, start
+        )
+        replay = graph.prepare(self._device)
+        replay.run()
+        replay.close()
+
+    def _tensor(self, name: str) -> Tensor:
+        tensor = self.file.tensors.get(name)
+        if tensor is None:
+            raise CorruptFile(
+                f"{self.file.path.name} has no tensor {name!r}",
+                cause="the file is incomplete, or it names its architecture wrongly",
+                next="exosuit show " + str(self.file.path),
+            )
+        return tensor
+
+    def _advance(self, tensor: Tensor) -> None:
+        self.file.discard(tensor.name)
+        self._done += tensor.size_bytes
+        self._progress(self._done, self._total)
+
+    def _arena_bytes(self) -> int:
+        total = 0
+        for tensor in self.file.tensors.values():
+            if len(tensor.shape) == 1:
+                size = tensor.shape[0] * 4
+            else:
+                rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
+                size = packed_bytes(rows + 2 * ROWS, tensor.shape[-1], format_of(tensor.type))
+            total += round_up(size, 128)
+        return total + (1 << 20)
+
+    def _note_expanded(self) -> None:
+        for type in sorted({t.type for t in self.file.tensors.values() if len(t.shape) > 1},
+                           key=lambda t: t.label):  # fmt: skip
+            if type.label not in FORMATS and type.label not in FLOAT_FORMATS:
+                self.notes.append(f"{type.label} tensors are expanded to {_EXPANDED} at load")
+
+
+def _block(format: AnyFormat, columns: int) -> tuple[int, int]:
+    """Bytes of a block in the file, and blocks in a row."""
+    if isinstance(format, FloatFormat):
+        return format.bytes, columns
+    return format.block_bytes, columns // format.block
+
+
+def _expand(type: StorageType, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Rows of any type as rows of Q8_0."""
+    target = StorageType[_EXPANDED]
+    step = max(1, _EXPAND_ELEMENTS // (raw.shape[1] // type.block_bytes * type.block))
+    parts = [
+        quantise(target, dequantise(type, raw[first : first + step]))
+        for first in range(0, raw.shape[0], step)
+    ]
+    return np.concatenate(parts)
+
+
+def _wrong_shape(tensor: Tensor, wanted: str) -> CorruptFile:
+    return CorruptFile(
+        f"tensor {tensor.name!r} has the shape {list(tensor.shape)}, not {wanted}",
+        cause="the file does not hold what its metadata says",
+        next="download the model again: exosuit pull",
+        tensor=tensor.name,
+    )

@@ -1,0 +1,278 @@
+"""`Recording`: the vocabulary in which an architecture writes down its graph.
+
+A recording is made for a number of tokens and of wanted rows; replaying it computes a step of that
+size. It owns no memory: activations are cut from a workspace that all recordings of a model share,
+because only one of them runs at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exosuit.driver.device import Region
+from exosuit.graph import Arena, Graph
+from exosuit.models.matrices import Matrix, Stack
+from exosuit.models.step import StepBuffers
+from exosuit.ops.activations import Prologue, arrange, quantise
+from exosuit.ops.attention import Attention, attention, combine, splits_for
+from exosuit.ops.embedding import embed
+from exosuit.ops.epilogues import Epilogue, GatedEpilogue
+from exosuit.ops.formats import ROWS
+from exosuit.ops.matmul import Tile, matmul
+from exosuit.ops.matmul_float import FloatFormat, matmul_float
+from exosuit.ops.programs import Programs
+from exosuit.ops.rotary import Heads, rope_and_cache, rope_angles
+from exosuit.ops.rows import add_normed, gated, gather_rows, soft_cap
+from exosuit.units import round_up
+
+
+@dataclass(frozen=True)
+class Norm:
+    """RMS normalisation: its weight f32[width] on the device, and epsilon."""
+
+    weight: Region
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's pages (see `ops.cache`)."""
+
+    keys: Region
+    values: Region
+    key_scales: Region
+    value_scales: Region
+
+
+def tile_tokens(tokens: int, target_has_wide_tiles: bool) -> int:
+    """Tokens of a tile for a step of `tokens`: what the registers of the target hold."""
+    if tokens == 1:
+        return 1
+    return 8 if target_has_wide_tiles and tokens > 4 else 4
+
+
+class Recording:
+    """Collects the launches of a step into `graph`."""
+
+    def __init__(
+        self,
+        programs: Programs,
+        step: StepBuffers,
+        workspace: Arena,
+        tokens: int,
+        rows: int,
+        width: int,
+        threads: int,
+    ) -> None:
+        self.graph = Graph()
+        self.tokens = tokens
+        self.rows = rows
+        self.threads = threads
+        self.width = width
+        self.step = step
+        self._programs = programs
+        self._workspace = workspace
+        self._start = workspace.mark()
+        self._buffers: dict[str, Region] = {}
+        self._wide = programs.target.has("dot4_fast") and programs.target.has("avx512")
+        self.x = self.floats("x", width)
+        # Stands where a program has a parameter that it does not use.
+        self._unused = self.region("unused", 64)
+
+    # Memory -------------------------------------------------------------------------------
+
+    def region(self, name: str, size_bytes: int) -> Region:
+        """Workspace by name; the same region if it is asked for again with the same size."""
+        known = self._buffers.get(name)
+        if known is None or known.size_bytes < size_bytes:
+            known = self._workspace.take(size_bytes)
+            self._buffers[name] = known
+        return known.part(0, size_bytes)
+
+    def floats(self, name: str, width: int, tokens: int | None = None) -> Region:
+        """f32[tokens, width], with room for the tile that the last token lies in."""
+        return self.region(name, 4 * width * round_up(tokens or self.tokens, ROWS))
+
+    def close(self) -> Graph:
+        """The finished graph; the workspace is free for the next recording."""
+        self._workspace.rewind(self._start)
+        return self.graph
+
+    # Matrices -----------------------------------------------------------------------------
+
+    def linear(
+        self,
+        x: Region,
+        stack: Stack,
+        out: Region,
+        norm: Norm | None = None,
+        bias: Region | None = None,
+        accumulate: bool = False,
+        tokens: int | None = None,
+    ) -> None:
+        """`out = stack @ norm(x) (+ bias)`, or `out += ...`; x f32[tokens, columns]."""
+        first = 0
+        for matrix in stack.matrices:
+            epilogue = Epilogue(bias=bias is not None, accumulate=accumulate)
+            place = out.part(4 * first, out.size_bytes - 4 * first)
+            extra = bias.part(4 * first, 4 * matrix.rows) if bias is not None else self._unused
+            self._multiply(x, matrix, place, stack.rows, epilogue, extra, norm, tokens)
+            first += matrix.rows
+
+    def gated(
+        self,
+        x: Region,
+        stack: Stack,
+        out: Region,
+        activation: str,
+        norm: Norm | None = None,
+        tokens: int | None = None,
+    ) -> None:
+        """`out = activation(gate @ norm(x)) * (up @ norm(x))`."""
+        if stack.interleaved:
+            epilogue = GatedEpilogue(activation=activation)
+            matrix = stack.matrices[0]
+            self._multiply(x, matrix, out, matrix.rows // 2, epilogue, self._unused, norm, tokens)
+            return
+        count = tokens or self.tokens
+        both = self.floats("gate and up", stack.rows, count)
+        self.linear(x, stack, both, norm, tokens=tokens)
+        program = self._programs.get(gated, width=stack.rows // 2, activation=activation)
+        self.graph.launch(program, count, both, out)
+
+    def _multiply(
+        self,
+        x: Region,
+        matrix: Matrix,
+        out: Region,
+        stride: int,
+        epilogue: Epilogue,
+        extra: Region,
+        norm: Norm | None,
+        tokens: int | None,
+    ) -> None:
+        count = tokens or self.tokens
+        tile = Tile(tile_tokens(count, self._wide), 2 if isinstance(epilogue, GatedEpilogue) else 1)
+        tiles = -(-count // tile.tokens)
+        prepared = self._prepare(x, matrix, tile.tokens, count, norm)
+        kernel = matmul_float if isinstance(matrix.format, FloatFormat) else matmul
+        program = self._programs.get(
+            kernel, rows=matrix.rows, columns=matrix.columns, stride=stride,
+            format=matrix.format, tile=tile, epilogue=epilogue,
+        )  # fmt: skip
+        self.graph.launch(
+            program, matrix.panels // tile.groups, matrix.region, *prepared, extra, out, tiles
+        )
+
+    def _prepare(
+        self, x: Region, matrix: Matrix, tile: int, tokens: int, norm: Norm | None
+    ) -> tuple[Region, ...]:
+        columns, padded = matrix.columns, round_up(tokens, ROWS)
+        prologue = Prologue(norm.epsilon if norm else None)
+        weight = norm.weight if norm else self._unused
+        if isinstance(matrix.format, FloatFormat):
+            if tile == 1 and norm is None:
+                return (x,)
+            out = self.region(f"arranged {columns}", 4 * columns * padded)
+            program = self._programs.get(
+                arrange, columns=columns, stride=columns, tokens=tile, prologue=prologue
+            )
+            self.graph.launch(program, tokens, x, weight, out)
+            return (out,)
+        block, sub = matrix.format.block, matrix.format.sub
+        name = f"{columns} by {block} and {sub}"
+        outs = (
+            self.region("quants " + name, columns * padded),
+            self.region("scales " + name, 4 * (columns // block) * padded),
+            self.region("sums " + name, 2 * (columns // sub) * padded),
+        )
+        program = self._programs.get(
+            quantise, columns=columns, stride=columns, block=block, sub=sub, tokens=tile,
+            prologue=prologue,
+        )  # fmt: skip
+        self.graph.launch(program, tokens, x, weight, *outs)
+        return outs
+
+    # The parts of a model -----------------------------------------------------------------
+
+    def embed(self, matrix: Matrix, factor: float = 1.0) -> None:
+        """`x = factor * rows of the embedding matrix`."""
+        program = self._programs.get(
+            embed, columns=matrix.columns, format=matrix.format, factor=factor
+        )
+        self.graph.launch(program, self.tokens, matrix.region, self.step.ids, self.x)
+
+    def angles(self, name: str, inverse: Region, magnitude: float, dims: int) -> Region:
+        """The table of cosines and sines of this step, f32[tokens, dims / 2, 2]."""
+        table = self.floats("angles " + name, dims)
+        program = self._programs.get(rope_angles, dims=dims)
+        self.graph.launch(
+            program, self.tokens, self.step.positions, inverse, table, float(magnitude)
+        )
+        return table
+
+    def attend(
+        self,
+        qkv: Region,
+        table: Region,
+        cache: LayerCache,
+        heads: Heads,
+        window: int = 0,
+        softcap: float = 0.0,
+        head_norms: tuple[Region, Region] | None = None,
+    ) -> Region:
+        """Turn, store and attend; qkv f32[tokens, query, key and value heads].
+
+        Returns f32[tokens, query_heads * head_dim].
+        """
+        step, tokens = self.step, self.tokens
+        columns = step.limits.pages
+        queries = self.floats("queries", heads.query_width)
+        query_norm, key_norm = head_norms or (self._unused, self._unused)
+        program = self._programs.get(
+            rope_and_cache, heads=heads, stride=heads.query_width + 2 * heads.key_width
+        )
+        self.graph.launch(
+            program, tokens * heads.cache.kv_heads, qkv, table, step.positions, step.slots,
+            step.page_table, query_norm, key_norm, queries, cache.keys, cache.values,
+            cache.key_scales, cache.value_scales, columns,
+        )  # fmt: skip
+        tile = attention_tile(tokens, heads.repeat)
+        tiles = tokens if tile == 1 else tokens // tile + step.limits.sequences
+        shape = Attention(
+            heads.cache, heads.query_heads, tile, window=window, softcap=softcap,
+            splits=splits_for(tiles, heads.cache.kv_heads, self.threads) if tokens == 1 else 1,
+        )  # fmt: skip
+        out = self.floats("attended", heads.query_width)
+        partial = out if shape.splits == 1 else self.floats("partials", shape.partial_width)
+        self.graph.launch(
+            self._programs.get(attention, shape=shape), heads.cache.kv_heads * tiles * shape.splits,
+            queries, cache.keys, cache.values, cache.key_scales, cache.value_scales,
+            step.page_table, step.positions, step.tiles, partial, columns, tiles,
+        )  # fmt: skip
+        if shape.splits > 1:
+            program = self._programs.get(combine, shape=shape)
+            self.graph.launch(program, tokens * heads.query_heads, partial, step.slots, out)
+        return out
+
+    def add_normed(self, y: Region, norm: Norm) -> None:
+        """`x += norm(y)`."""
+        program = self._programs.get(add_normed, width=self.width, epsilon=norm.epsilon)
+        self.graph.launch(program, self.tokens, y, norm.weight, self.x)
+
+    def logits(self, stack: Stack, norm: Norm, softcap: float = 0.0) -> None:
+        """Logits of the wanted rows into the step's buffer."""
+        chosen = self.floats("chosen", self.width, self.rows)
+        program = self._programs.get(gather_rows, width=self.width)
+        self.graph.launch(program, self.rows, self.x, self.step.rows, chosen)
+        self.linear(chosen, stack, self.step.logits, norm, tokens=self.rows)
+        if softcap:
+            program = self._programs.get(soft_cap, width=stack.rows, cap=softcap)
+            self.graph.launch(program, self.rows, self.step.logits)
+
+
+def attention_tile(tokens: int, repeat: int) -> int:
+    """Tokens of an attention tile: enough rows to share each page, few enough for the cache."""
+    if tokens == 1:
+        return 1
+    return max(1, min(tokens, 32 // repeat))
