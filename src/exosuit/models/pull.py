@@ -188,7 +188,17 @@ def resolve_model(
 
 
 def _web_source(text: str) -> WebSource:
-    url, fragment = urldefrag(text)
+    try:
+        url, fragment = urldefrag(text)
+        is_address = bool(urlsplit(url).hostname) and url.isprintable() and " " not in url
+    except ValueError:  # a bracket that does not close, a port that is no number
+        is_address, url, fragment = False, text, ""
+    if not is_address:
+        raise UsageError(
+            f"{text} is not an address",
+            cause="an address is https://HOST/PATH, with spaces written as %20",
+            next="exosuit pull --help",
+        )
     if not fragment:
         return WebSource(url, None)
     match = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", fragment)

@@ -269,9 +269,9 @@ def _open(download: Download, headers: dict[str, str]) -> http.client.HTTPRespon
         raise _Passing(str(problem) or type(problem).__name__) from problem
     except ValueError as problem:
         raise DownloadFailed(
-            f"{download.url} is not an address ({problem})",
-            cause="it is mistyped",
-            next="exosuit pull --help",
+            f"{download.host} redirects to what is no address ({problem})",
+            cause="the server is misconfigured",
+            next="use another source",
             url=download.url,
         ) from problem
 
@@ -304,6 +304,18 @@ def _refused(download: Download, status: int) -> DownloadFailed:
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects, but takes no credentials along to another host, nor https to http."""
+
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str,
+        headers: http.client.HTTPMessage,
+    ) -> Any:  # fmt: skip
+        try:
+            return super().http_error_302(req, fp, code, msg, headers)
+        except BaseException:
+            fp.close()
+            raise
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str,

@@ -88,6 +88,10 @@ class Store:
         try:
             found = cast("dict[str, Any]", json.loads(path.read_bytes()))
             files = tuple(StoredFile(**part) for part in found.pop("files"))
+            if not files or not all(
+                part.file and Path(part.file).name == part.file for part in files
+            ):
+                raise ValueError("a file that is not in its folder")
             return Record(**found, files=files)
         except FileNotFoundError:
             raise unknown_model(name, self.names()) from None
