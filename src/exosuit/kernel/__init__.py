@@ -1,8 +1,11 @@
 """The kernel language: a typed Python function in, a `Program` for a `Target` out."""
 
+# ruff: noqa: F401 - this file is the list of what the floor offers
+
 from exosuit.kernel.compile import ProgramCache, compile_kernel, emit, sources_hash
 from exosuit.kernel.decorator import Kernel, Trace, kernel
 from exosuit.kernel.language import *  # noqa: F403
+from exosuit.kernel.matrix import MatrixTile
 from exosuit.kernel.target import Target
 from exosuit.kernel.types import (
     DType,

@@ -47,6 +47,7 @@ class Builder:
         self.globals: list[str] = []
         self.metadata: list[str] = []
         self.shared_bytes = 0
+        self.open_loops: list[str] = []
         self._entry: list[str] = []
         self._lines: list[str] = []
         self._names = 0
@@ -93,6 +94,14 @@ class Builder:
         self.declarations.setdefault(
             function, f"declare {result} @{function}({', '.join(arguments)})"
         )
+
+    def node(self, content: str) -> str:
+        """A metadata node of that content, made once: `!3`."""
+        for number, line in enumerate(self.metadata):
+            if line == f"!{number} = {content}":
+                return f"!{number}"
+        self.metadata.append(f"!{len(self.metadata)} = {content}")
+        return f"!{len(self.metadata) - 1}"
 
     def begin_block(self, name: str) -> None:
         self._lines.append(f"{name}:")
@@ -158,11 +167,15 @@ class Builder:
 def kernel_place() -> str:
     """File and line of the innermost frame that is not the language itself: the kernel's."""
     frame = sys._getframe(1)
-    while frame is not None and "exosuit.kernel" in frame.f_globals.get("__name__", ""):
+    while frame is not None and _is_machinery(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
     if frame is None:
         return "unknown place"
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _is_machinery(module: str) -> bool:
+    return module == "contextlib" or f"{module}.".startswith("exosuit.kernel.")
 
 
 def refuse(what: str, cause: str) -> CompileFailed:

@@ -1,9 +1,4 @@
-"""From a kernel to a `Program`: trace, optimise, emit an object; with a cache on disk.
-
-The pass list is short on purpose. A kernel's IR is already in the order its author wants; LLVM's
-full pipeline costs ten times the time and lengthens live ranges in register tiles (cpu.md, "JIT
-time"). Compilation of kernels for GPUs runs the full pipeline, which those back ends rely on.
-"""
+"""From a kernel to a `Program`: trace it, have it made into code, keep the result on disk."""
 
 from __future__ import annotations
 
@@ -17,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite
-import llvmlite.binding as llvm
 
 from exosuit.errors import CompileFailed
+from exosuit.kernel.codegen import generate
 from exosuit.kernel.decorator import Kernel
 from exosuit.kernel.target import Target
+from exosuit.kernel.worker import Worker
 from exosuit.program import Program
 
 
@@ -41,7 +37,7 @@ def compile_kernel(
         name=kernel.name,
         target=target.name,
         entry=trace.name,
-        code=emit(trace.ir, target),
+        code=emit(trace.ir, target, name=kernel.name),
         parameters=kernel.parameters,
         group_size=kernel.group_size if target.is_gpu else 1,
         shared_bytes=trace.shared_bytes,
@@ -51,51 +47,19 @@ def compile_kernel(
     return program
 
 
-def emit(ir: str, target: Target, assembly: bool = False) -> bytes:
-    """Object code for a CPU or an AMD chip, PTX text for NVIDIA; or assembly for people."""
-    machine = _target_machine(target)
-    try:
-        module = llvm.parse_assembly(ir)
-        module.data_layout = str(machine.target_data)
-        module.verify()
-    except RuntimeError as error:
-        raise CompileFailed(
-            f"LLVM refuses the IR of a kernel for {target.name}",
-            cause=str(error).strip().splitlines()[0],
-            next="report it: this is a mistake in exosuit.kernel",
-            ir=ir,
-        ) from error
-    _optimise(module, machine, target)
-    if assembly or target.family == "nvptx":
-        return machine.emit_assembly(module).encode()
-    return machine.emit_object(module)
+def emit(ir: str, target: Target, assembly: bool = False, name: str = "kernel") -> bytes:
+    """Object code for a CPU or an AMD chip, PTX text for NVIDIA; or assembly for people.
 
-
-def _optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, target: Target) -> None:
-    options = llvm.create_pipeline_tuning_options(speed_level=3 if target.is_gpu else 2)
-    builder = llvm.create_pass_builder(machine, options)
+    CPU code is made in this process, GPU code in a child; `name` is the kernel's, for errors.
+    """
     if target.is_gpu:
-        passes = builder.getModulePassManager()
-    else:
-        passes = llvm.create_new_module_pass_manager()
-        passes.add_sroa_pass()
-        passes.add_instruction_combine_pass()
-        passes.add_simplify_cfg_pass()
-    passes.run(module, builder)
+        return _worker().generate(name, ir, target, assembly)
+    return generate(ir, target, assembly)
 
 
 @cache
-def _initialise() -> None:
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-
-
-@cache
-def _target_machine(target: Target) -> llvm.TargetMachine:
-    _initialise()
-    return llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.processor, features=target.features, opt=3, reloc="pic", codemodel="default"
-    )
+def _worker() -> Worker:
+    return Worker()
 
 
 # The cache ------------------------------------------------------------------------------------

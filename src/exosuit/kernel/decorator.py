@@ -67,6 +67,13 @@ class Kernel:
                 for (parameter, dtype), name in zip(signature, names, strict=True)
             ]
             self.function(*arguments, **static)
+            if builder.open_loops:
+                raise CompileFailed(
+                    f"{builder.open_loops[-1]}: a loop left in the middle",
+                    cause="break and return out of a loop of the machine have no meaning here",
+                    next="use `with when(condition):`",
+                    place=builder.open_loops[-1],
+                )
             text = lowering.finish(builder, parameters)
         return Trace(self.name, text, builder.shared_bytes)
 

@@ -9,6 +9,7 @@ happen while the kernel runs is said with these words:
     for i in each(n): ...            the lanes of the workgroup share the indices 0..n-1
     total = variable(zeros(f32))     something that changes: total.value += x
     group(), lane(), shared(), barrier(), group_sum(), shuffle_xor(), dot4(), mma(), atomic_add()
+    with leader(): ...               one lane of the workgroup, for what is done once
 
 One shape for two kinds of machine: on a GPU a workgroup is `group_size` lanes and a value is one
 lane's scalar; on a CPU a workgroup is one call and a value under `each` is a SIMD vector. Kernels
@@ -20,10 +21,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from exosuit.kernel.builder import current, refuse
+from exosuit.kernel.builder import current, kernel_place, refuse
 from exosuit.kernel.lowering import lowering
+from exosuit.kernel.matrix import MatrixTile
 from exosuit.kernel.target import Target
-from exosuit.kernel.types import DType, DTypeClass, Type, boolean, f32, i32, u8
+from exosuit.kernel.types import DType, DTypeClass, Type, bf16, boolean, f16, f32, i8, i32, u8
 from exosuit.kernel.value import (
     Lanes,
     Pointer,
@@ -32,6 +34,7 @@ from exosuit.kernel.value import (
     constant,
     constant_like,
     integer,
+    join,
     match_lanes,
 )
 
@@ -61,7 +64,9 @@ def vector(dtype: DTypeClass, values: list[int]) -> Value:
 
 def concatenate(a: Value, b: Value) -> Value:
     """The lanes of `a`, then those of `b`, which has as many."""
-    return a.shuffle(range(2 * a.lanes), b)
+    if a.lanes != b.lanes:
+        raise refuse(f"{a.type} before {b.type}", "join() takes parts of different widths")
+    return join(a, b)
 
 
 def select(condition: Value, yes: Value | float, no: Value | float) -> Value:
@@ -150,9 +155,10 @@ def loop(
     builder.branch((value < last).ir, f"body{number}", f"exit{number}")
     builder.begin_block(f"body{number}")
     mask = builder.mask
+    # A `break` or `return` in the body never comes back here; `Kernel.trace` finds the loop open.
+    builder.open_loops.append(kernel_place())
     yield value
-    if builder.mask is not mask:
-        raise refuse("a loop left in the middle", "break and return have no meaning here")
+    builder.open_loops.pop()
     builder.mask = None
     index.value = value + step
     builder.mask = mask
@@ -189,12 +195,12 @@ def when(condition: Value) -> Iterator[None]:
 def masked(mask: Value | None) -> Iterator[None]:
     """Within, loads, stores and assignments of lanes happen only where `mask` holds; None is all.
 
-    For vectors of a CPU; lanes of a GPU take branches instead.
+    A mask of one lane, which is what lanes of a GPU have, is a branch.
     """
     if mask is None:
         yield
         return
-    with current().masked(mask):
+    with when(mask) if mask.lanes == 1 else current().masked(mask):
         yield
 
 
@@ -209,6 +215,23 @@ def group() -> Value:
 def lane() -> Value:
     """Which lane of the workgroup this is, i32; on a CPU a vector of all of them."""
     return lowering().lane()
+
+
+def wave() -> Value:
+    """Which wave of the workgroup this lane is in, i32, the same in all its lanes; 0 on a CPU."""
+    return lowering().wave()
+
+
+def wave_lane() -> Value:
+    """Which lane of its wave this is, i32; on a CPU a vector of all of them."""
+    return lowering().wave_lane()
+
+
+@contextmanager
+def leader() -> Iterator[None]:
+    """The body runs once per workgroup: in its first lane on a GPU, as it stands on a CPU."""
+    with lowering().leader():
+        yield
 
 
 def each(count: Value | int) -> Iterator[Value]:
@@ -263,7 +286,7 @@ def group_min(x: Value) -> Value:
 
 
 def wave_reduce(operation: str, x: Value) -> Value:
-    """ "add", "max" or "min" over the lanes of one wave (on a CPU: one vector)."""
+    """One of "add", "max", "min" over the lanes of one wave (on a CPU: one vector)."""
     return lowering().wave_reduce(operation, x)
 
 
@@ -273,8 +296,55 @@ def shuffle_xor(x: Value, mask: int) -> Value:
 
 
 def atomic_add(pointer: Pointer[DType], index: Value | int, value: Value) -> Value:
-    """Add to memory without interference; returns what was there."""
-    return lowering().atomic_add(pointer, index, value)
+    """Add to memory without interference; returns what was there.
+
+    With a vector of indices (a CPU's lanes) each lane that is on does so, one after the other, and
+    lanes that are off return 0. Order between workgroups is free, so float sums may differ in the
+    last bits from run to run.
+    """
+    return _atomic("add", pointer, index, value)
+
+
+def atomic_max(pointer: Pointer[DType], index: Value | int, value: Value) -> Value:
+    return _atomic("max", pointer, index, value)
+
+
+def atomic_min(pointer: Pointer[DType], index: Value | int, value: Value) -> Value:
+    return _atomic("min", pointer, index, value)
+
+
+def atomic_exchange(pointer: Pointer[DType], index: Value | int, value: Value) -> Value:
+    """Put `value` there; returns what it replaced."""
+    return _atomic("exchange", pointer, index, value)
+
+
+def atomic_compare_exchange(
+    pointer: Pointer[DType], index: Value | int, expected: Value, new: Value
+) -> Value:
+    """Put `new` there if `expected` is; returns what was there. Integers of 32 or 64 bits."""
+    _check_atomic("atomic_compare_exchange", pointer, new)
+    if new.type.is_float or expected.type != new.type or new.lanes != 1:
+        raise refuse(
+            f"atomic_compare_exchange of {expected.type} and {new.type}",
+            "it compares one integer; view a float's bits",
+        )
+    return lowering().compare_exchange(pointer, index, expected, new)
+
+
+def _atomic(operation: str, pointer: Pointer[DType], index: Value | int, value: Value) -> Value:
+    _check_atomic(f"atomic_{operation}", pointer, value)
+    return lowering().atomic(operation, pointer, index, value)
+
+
+def _check_atomic(word: str, pointer: Pointer[DType], value: Value) -> None:
+    if not pointer.writable or value.dtype is not pointer.dtype:
+        raise refuse(
+            f"{word} of {value.type} on {'writable' if pointer.writable else 'read-only'} memory "
+            f"of {pointer.dtype.__name__}",
+            "the parameter is InOut, and of the value's type",
+        )
+    if value.dtype.kind == "bool" or value.dtype.bits not in (32, 64):
+        raise refuse(f"{word} of {value.type}", "atomics are for 32 and 64 bits")
 
 
 # Dots and matrices ----------------------------------------------------------------------------
@@ -283,13 +353,18 @@ def atomic_add(pointer: Pointer[DType], index: Value | int, value: Value) -> Val
 def dot4(a: Value, b: Value, accumulator: Value) -> Value:
     """Add to each i32 lane the dot product of its four bytes of `a` and of `b`.
 
-    a  4n lanes of u8 or i8      b  4n lanes of i8      accumulator  n lanes of i32
-    Exact on every target, whatever the values.
+    a, b  4n lanes of u8 or i8, in any combination      accumulator  n lanes of i32
+    Exact on every target, whatever the values. Fastest everywhere: u8 times i8.
     """
-    if a.lanes != 4 * accumulator.lanes or b.lanes != a.lanes or accumulator.dtype is not i32:
+    bytes_only = a.dtype in (u8, i8) and b.dtype in (u8, i8)
+    if (
+        not bytes_only
+        or not a.lanes == b.lanes == 4 * accumulator.lanes
+        or (accumulator.dtype is not i32)
+    ):
         raise refuse(
             f"dot4 of {a.type}, {b.type} into {accumulator.type}",
-            "it takes 4n bytes, 4n signed bytes and n i32",
+            "it takes 4n bytes twice and n i32",
         )
     return lowering().dot4(a, b, accumulator)
 
@@ -320,16 +395,64 @@ def apply_sign(x: Value, sign: Value) -> Value:
 
 def lookup16(table: list[int], index: Value) -> Value:
     """`table[index]` for bytes of 0..15; the table's 16 signed bytes are known while compiling."""
-    if len(table) != 16:
-        raise refuse("lookup16", "the table has 16 entries")
+    if len(table) != 16 or index.dtype not in (u8, i8):
+        raise refuse(
+            f"lookup16 of {index.type} in {len(table)} entries", "16 entries, and bytes to look up"
+        )
     return lowering().lookup16(table, index)
 
 
+def mma_tile(dtype: DTypeClass) -> MatrixTile:
+    """The matrix unit's operation on operands of f16, bf16 (into f32), i8 or u8 (into i32)."""
+    current().require("mma", "a matrix-unit operation")
+    if dtype not in (f16, bf16, i8, u8):
+        raise refuse(f"mma_tile of {dtype.__name__}", "it multiplies f16, bf16, i8 or u8")
+    return lowering().mma_tile(dtype)
+
+
 def mma(a: Value, b: Value, c: Value) -> Value:
-    """Matrix-unit multiply-accumulate `a @ b + c` on the wave's fragments (see the lowering for
-    their layout): f16 or bf16 into f32, 16x16x16 on AMD, 16x8x16 on NVIDIA.
+    """`a @ b + c` by the matrix unit, on fragments as `mma_tile` loads them.
+
+    All lanes of the wave take part.
     """
+    tile = mma_tile(a.dtype)
+    wanted = (tile.m * tile.k // 32 * tile.copies, tile.n * tile.k // 32 * tile.copies)
+    same = a.dtype is b.dtype or {a.dtype, b.dtype} == {i8, u8}
+    if (a.lanes, b.lanes) != wanted or not same or c.type != tile.zeros().type:
+        raise refuse(
+            f"mma of {a.type}, {b.type} and {c.type}", "load the operands with mma_tile(dtype)"
+        )
     return lowering().mma(a, b, c)
+
+
+def async_copy(
+    to: Pointer[DType],
+    to_index: Value | int,
+    source: Pointer[DType],
+    index: Value | int,
+    count: int,
+) -> None:
+    """Start to copy `count` elements (4, 8 or 16 bytes) into shared memory, past the registers."""
+    current().require("async_copy", "an asynchronous copy")
+    size = count * to.dtype.bits // 8
+    if to.space != 3 or source.space != 1 or to.dtype is not source.dtype or size not in (4, 8, 16):
+        raise refuse(
+            f"async_copy of {count} {source.dtype.__name__}",
+            "it copies 4, 8 or 16 aligned bytes from a parameter's memory to shared memory",
+        )
+    lowering().async_copy(to.at(to_index), source.at(index), size)
+
+
+def async_commit() -> None:
+    """End a batch: what was started since the last one is waited for together."""
+    current().require("async_copy", "an asynchronous copy")
+    lowering().async_commit()
+
+
+def async_wait(pending: int = 0) -> None:
+    """Wait until at most `pending` of this lane's batches are on their way; a barrier() follows."""
+    current().require("async_copy", "an asynchronous copy")
+    lowering().async_wait(pending)
 
 
 def prefetch(pointer: Pointer[DType], index: Value | int = 0, keep: bool = True) -> None:
@@ -341,16 +464,29 @@ def prefetch(pointer: Pointer[DType], index: Value | int = 0, keep: bool = True)
 
 
 def exp(x: Value) -> Value:
-    return lowering().exp(x)
+    """e**x of f32. Below -87.3 it is 0 (no denormals)."""
+    return lowering().exp(_f32_only("exp", x))
 
 
 def rsqrt(x: Value) -> Value:
-    return lowering().rsqrt(x)
+    """1 / sqrt(x) of f32; by the chip's approximation (about 1e-7 relative) on a GPU."""
+    return lowering().rsqrt(_f32_only("rsqrt", x))
+
+
+def reciprocal(x: Value) -> Value:
+    """1 / x of f32; by the chip's approximation (about 1e-7 relative) on a GPU."""
+    return lowering().reciprocal(_f32_only("reciprocal", x))
+
+
+def _f32_only(word: str, x: Value) -> Value:
+    if x.dtype is not f32:
+        raise refuse(f"{word} of {x.type}", "convert it first: .to(f32)")
+    return x
 
 
 def sincos(x: Value) -> tuple[Value, Value]:
     """Sine and cosine of f32 radians, |x| up to about a million."""
-    return lowering().sincos(x)
+    return lowering().sincos(_f32_only("sincos", x))
 
 
 def sigmoid(x: Value) -> Value:
@@ -363,9 +499,11 @@ def tanh(x: Value) -> Value:
 
 
 __all__ = [
-    "absolute", "apply_sign", "atomic_add", "barrier", "boolean", "concatenate", "constant",
-    "copysign", "masked", "dot4", "each", "exp", "f32", "floor", "fma", "group", "group_max", "group_min",
-    "group_sum", "integer", "lane", "lookup16", "loop", "maximum", "minimum", "mma", "pair_dot",
-    "pair_dot_bytes", "prefetch", "rint", "rsqrt", "select", "shared", "shuffle_xor", "sigmoid",
-    "sincos", "sqrt", "tanh", "target", "variable", "vector", "wave_reduce", "when", "zeros",
+    "absolute", "apply_sign", "async_commit", "async_copy", "async_wait", "atomic_add",
+    "atomic_compare_exchange", "atomic_exchange", "atomic_max", "atomic_min", "barrier", "boolean",
+    "concatenate", "constant", "copysign", "dot4", "each", "exp", "f32", "floor", "fma", "group",
+    "group_max", "group_min", "group_sum", "integer", "join", "lane", "leader", "lookup16", "loop",
+    "masked", "maximum", "minimum", "mma", "mma_tile", "pair_dot", "pair_dot_bytes", "prefetch",
+    "reciprocal", "rint", "rsqrt", "select", "shared", "shuffle_xor", "sigmoid", "sincos", "sqrt",
+    "tanh", "target", "variable", "vector", "wave", "wave_lane", "wave_reduce", "when", "zeros",
 ]  # fmt: skip

@@ -14,30 +14,38 @@ from functools import cache
 
 from exosuit.errors import UsageError
 
-_GPU_COMMON = frozenset({
-    "lanes", "shared", "barrier", "shuffle", "dot4", "atomic_add_f32", "exp2", "f16", "bf16",
-})  # fmt: skip
+# What only some targets have. Everything else of the language exists everywhere.
+#   mma           mma_tile and mma; wmma_gfx11 and wmma_gfx12 say with which fragments
+#   async_copy    copies from memory to shared memory in the background
+#   pair_dot      pair_dot, pair_dot_bytes, apply_sign
+#   dot4_fast     dot4 is one instruction (it is correct everywhere); vnni, i8mm: for u8 times i8
+#   avx512        vectors of 512 bits
+CAPABILITIES = (
+    "mma", "wmma_gfx11", "wmma_gfx12", "async_copy", "pair_dot", "dot4_fast", "vnni", "i8mm",
+    "avx512",
+)  # fmt: skip
+
+_GPU_COMMON = frozenset({"mma", "dot4_fast"})
 
 _AMD = {
-    # chip: (capabilities beyond the common ones)
-    "gfx1100": {"wmma", "wmma_gfx11"},
-    "gfx1101": {"wmma", "wmma_gfx11"},
-    "gfx1102": {"wmma", "wmma_gfx11"},
-    "gfx1200": {"wmma", "wmma_gfx12", "fp8"},
-    "gfx1201": {"wmma", "wmma_gfx12", "fp8"},
+    "gfx1100": {"wmma_gfx11"},
+    "gfx1101": {"wmma_gfx11"},
+    "gfx1102": {"wmma_gfx11"},
+    "gfx1200": {"wmma_gfx12"},
+    "gfx1201": {"wmma_gfx12"},
 }
 
 _NVIDIA = {
-    "sm_80": {"mma", "async_copy"},
-    "sm_86": {"mma", "async_copy"},
-    "sm_87": {"mma", "async_copy"},
-    "sm_89": {"mma", "async_copy", "fp8"},
-    "sm_90": {"mma", "async_copy", "fp8"},
-    "sm_100": {"mma", "async_copy", "fp8"},
-    "sm_103": {"mma", "async_copy", "fp8"},
-    "sm_110": {"mma", "async_copy", "fp8"},
-    "sm_120": {"mma", "async_copy", "fp8"},
-    "sm_121": {"mma", "async_copy", "fp8"},
+    "sm_80": {"async_copy"},
+    "sm_86": {"async_copy"},
+    "sm_87": {"async_copy"},
+    "sm_89": {"async_copy"},
+    "sm_90": {"async_copy"},
+    "sm_100": {"async_copy"},
+    "sm_103": {"async_copy"},
+    "sm_110": {"async_copy"},
+    "sm_120": {"async_copy"},
+    "sm_121": {"async_copy"},
 }
 
 # x86 levels: LLVM processor, features beyond it, capabilities. Named by what they need.
@@ -54,8 +62,6 @@ _ARM = {
     "dotprod": ("+neon,+fullfp16,+dotprod", {"dot4_fast"}),
     "i8mm": ("+neon,+fullfp16,+dotprod,+i8mm,+bf16", {"dot4_fast", "i8mm"}),
 }
-
-_CPU_COMMON = frozenset({"lanes", "shared", "barrier", "shuffle", "dot4", "f16", "bf16"})
 
 
 @dataclass(frozen=True)
@@ -103,13 +109,13 @@ class Target:
             features, capabilities = _X86[level]
             return Target(
                 name, "x86", _host_triple("x86_64"), "x86-64", features, 8, 8,
-                _CPU_COMMON | capabilities,
+                frozenset(capabilities),
             )  # fmt: skip
         if cpu == "aarch64" and level in _ARM:
             features, capabilities = _ARM[level]
             return Target(
                 name, "aarch64", _host_triple("aarch64"), "generic", features, 8, 8,
-                _CPU_COMMON | capabilities,
+                frozenset(capabilities),
             )  # fmt: skip
         raise UsageError(
             f"there is no target {name!r}",

@@ -270,12 +270,23 @@ class Pointer(Generic[D_co]):
         """The same address, seen as elements of another type."""
         return Pointer(dtype, self.ir, self.space, self.writable)
 
-    def load(self, index: Value | int = 0, lanes: int = 1, align: int | None = None) -> Value:
-        """`lanes` neighbouring elements from `index` on; `align` in bytes if better known."""
+    def load(
+        self,
+        index: Value | int = 0,
+        lanes: int = 1,
+        align: int | None = None,
+        streaming: bool = False,
+    ) -> Value:
+        """`lanes` neighbouring elements from `index` on; `align` in bytes if better known.
+
+        streaming  the data is used once: caches need not keep it (a hint)
+        """
         type = Type(self.dtype, lanes)
         place = self.at(index)
         alignment = align or max(self.dtype.bits // 8, 1)
         text = f"load {type.ir}, {place.ir_type} {place.ir}, align {alignment}"
+        if streaming:
+            text += f", !nontemporal {current().node('!{i32 1}')}"
         return Value(type, current().assign(text))
 
     def store(self, value: Value, index: Value | int = 0, align: int | None = None) -> None:
@@ -427,6 +438,27 @@ def constant(dtype: DTypeClass, value: float, lanes: int = 1) -> Value:
 def integer(value: Value | int, dtype: DTypeClass = i32) -> Value:
     """A Python int as a value; a value stays what it is."""
     return value if isinstance(value, Value) else constant(dtype, value)
+
+
+def join(*parts: Value) -> Value:
+    """The lanes of all parts, one after the other, as one vector."""
+    total = parts[0]
+    if any(part.dtype is not total.dtype for part in parts):
+        raise refuse(f"a join of {', '.join(str(p.type) for p in parts)}", "their types differ")
+    if len(parts) == 1:
+        return total
+    if all(part.lanes == 1 for part in parts):
+        to, builder = Type(total.dtype, len(parts)), current()
+        text = "poison"
+        for lane, part in enumerate(parts):
+            text = builder.assign(f"insertelement {to.ir} {text}, {part.typed}, i32 {lane}")
+        return Value(to, text)
+    if len(parts) == 2 and parts[0].lanes == parts[1].lanes:
+        return parts[0].shuffle(range(2 * total.lanes), parts[1])
+    if len(parts) % 2 == 0 and all(part.lanes == total.lanes for part in parts):
+        half = len(parts) // 2
+        return join(join(*parts[:half]), join(*parts[half:]))
+    return join(*(part[lane] for part in parts for lane in range(part.lanes)))
 
 
 def constant_like(like: Value, value: Value | float) -> Value:

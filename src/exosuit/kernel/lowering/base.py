@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 
 from exosuit.kernel.builder import Builder
+from exosuit.kernel.matrix import MatrixTile
 from exosuit.kernel.types import DType, DTypeClass
 from exosuit.kernel.value import Pointer, Value
 from exosuit.program import Parameter
+
+ATOMIC_WORDS = {
+    "add": {"int": "add", "uint": "add", "float": "fadd"},
+    "max": {"int": "max", "uint": "umax", "float": "fmax"},
+    "min": {"int": "min", "uint": "umin", "float": "fmin"},
+    "exchange": {"int": "xchg", "uint": "xchg", "float": "xchg"},
+}
+"""LLVM's word for an atomic operation, by kind of type."""
 
 
 class Lowering(ABC):
@@ -32,6 +42,15 @@ class Lowering(ABC):
     def lane(self) -> Value: ...
 
     @abstractmethod
+    def wave(self) -> Value: ...
+
+    @abstractmethod
+    def wave_lane(self) -> Value: ...
+
+    @abstractmethod
+    def leader(self) -> AbstractContextManager[None]: ...
+
+    @abstractmethod
     def shared(self, dtype: DTypeClass, count: int) -> Pointer[DType]: ...
 
     @abstractmethod
@@ -47,7 +66,15 @@ class Lowering(ABC):
     def shuffle_xor(self, x: Value, mask: int) -> Value: ...
 
     @abstractmethod
-    def atomic_add(self, pointer: Pointer[DType], index: Value | int, value: Value) -> Value: ...
+    def atomic(
+        self, operation: str, pointer: Pointer[DType], index: Value | int, value: Value
+    ) -> Value:
+        """One of "add", "max", "min", "exchange"."""
+
+    @abstractmethod
+    def compare_exchange(
+        self, pointer: Pointer[DType], index: Value | int, expected: Value, new: Value
+    ) -> Value: ...
 
     # Dots and matrices --------------------------------------------------------------------
 
@@ -58,13 +85,27 @@ class Lowering(ABC):
     def lookup16(self, table: list[int], index: Value) -> Value: ...
 
     @abstractmethod
-    def mma(self, a: Value, b: Value, c: Value) -> Value: ...
-
-    @abstractmethod
     def prefetch(self, pointer: Pointer[DType], keep: bool) -> None: ...
 
+    # Words behind a capability: the table refuses them before they get here.
+
+    def mma_tile(self, dtype: DTypeClass) -> MatrixTile:
+        raise NotImplementedError
+
+    def mma(self, a: Value, b: Value, c: Value) -> Value:
+        raise NotImplementedError
+
+    def async_copy(self, to: Pointer[DType], source: Pointer[DType], size: int) -> None:
+        raise NotImplementedError
+
+    def async_commit(self) -> None:
+        raise NotImplementedError
+
+    def async_wait(self, pending: int) -> None:
+        raise NotImplementedError
+
     def pair_dot_bytes(self, a: Value, b: Value) -> Value:
-        raise NotImplementedError  # refused by the capability table before it gets here
+        raise NotImplementedError
 
     def pair_dot(self, a: Value, b: Value) -> Value:
         raise NotImplementedError
@@ -79,6 +120,9 @@ class Lowering(ABC):
 
     @abstractmethod
     def rsqrt(self, x: Value) -> Value: ...
+
+    @abstractmethod
+    def reciprocal(self, x: Value) -> Value: ...
 
     @abstractmethod
     def sincos(self, x: Value) -> tuple[Value, Value]: ...

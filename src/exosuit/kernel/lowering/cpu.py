@@ -6,10 +6,22 @@ the range of workgroups to run, so that one call serves a whole chunk of a step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 from exosuit.kernel.builder import Builder, current
-from exosuit.kernel.lowering.base import Lowering
+from exosuit.kernel.lowering.base import ATOMIC_WORDS, Lowering
 from exosuit.kernel.types import DType, DTypeClass, Type, i32
-from exosuit.kernel.value import Lanes, Pointer, Value, constant_like, integer
+from exosuit.kernel.value import (
+    Lanes,
+    Pointer,
+    Value,
+    Variable,
+    constant,
+    constant_like,
+    integer,
+    join,
+)
 from exosuit.program import Access, Parameter
 
 _VALUE_TYPES = {"i32": "i32", "u32": "i32", "i64": "i64", "u64": "i64", "f32": "float"}
@@ -64,6 +76,15 @@ class Cpu(Lowering):
     def lane(self) -> Value:
         return Lanes(integer(0), current().target.lanes)
 
+    def wave(self) -> Value:
+        return integer(0)
+
+    def wave_lane(self) -> Value:
+        return self.lane()
+
+    def leader(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def shared(self, dtype: DTypeClass, count: int) -> Pointer[DType]:
         builder = current()
         builder.shared_bytes += count * dtype.bits // 8
@@ -81,15 +102,25 @@ class Cpu(Lowering):
     def shuffle_xor(self, x: Value, mask: int) -> Value:
         return x.shuffle([lane ^ mask for lane in range(x.lanes)])
 
-    def atomic_add(self, pointer: Pointer[DType], index: Value | int, value: Value) -> Value:
-        place = pointer.at(index.first if isinstance(index, Lanes) else index)
-        operation = "fadd" if value.type.is_float else "add"
-        text = f"atomicrmw {operation} ptr {place.ir}, {value.typed} monotonic"
-        return Value(value.type, current().assign(text))
+    def atomic(
+        self, operation: str, pointer: Pointer[DType], index: Value | int, value: Value
+    ) -> Value:
+        word = ATOMIC_WORDS[operation][value.dtype.kind]
 
-    def mma(self, a: Value, b: Value, c: Value) -> Value:
-        current().require("mma", "a matrix-unit operation")
-        raise AssertionError("no CPU target has the capability")
+        def one(place: Pointer[DType], x: Value) -> Value:
+            text = f"atomicrmw {word} ptr {place.ir}, {x.typed} monotonic"
+            return Value(x.type, current().assign(text))
+
+        return _lane_by_lane(one, pointer, index, value)
+
+    def compare_exchange(
+        self, pointer: Pointer[DType], index: Value | int, expected: Value, new: Value
+    ) -> Value:
+        place, builder = pointer.at(index), current()
+        operands = f"{expected.typed}, {new.typed} monotonic monotonic"
+        pair = builder.assign(f"cmpxchg ptr {place.ir}, {operands}")
+        result = f"{{ {expected.type.ir}, i1 }}"
+        return Value(expected.type, builder.assign(f"extractvalue {result} {pair}, 0"))
 
     def prefetch(self, pointer: Pointer[DType], keep: bool) -> None:
         # Locality 3 is "every cache", 0 is "read once" (x86: prefetcht0 and prefetchnta).
@@ -106,7 +137,44 @@ class Cpu(Lowering):
 
         return constant_like(x, 1.0) / sqrt(x)
 
+    def reciprocal(self, x: Value) -> Value:
+        return constant_like(x, 1.0) / x
+
     def sincos(self, x: Value) -> tuple[Value, Value]:
         from exosuit.kernel.lowering import mathematics
 
         return mathematics.sincos(x)
+
+
+def dot4_by_widening(a: Value, b: Value, accumulator: Value) -> Value:
+    """Exact for bytes of any sign and any number of lanes; LLVM picks the instructions."""
+    products = a.to(i32) * b.to(i32)
+    for k in range(4):
+        accumulator = accumulator + products.shuffle(range(k, a.lanes, 4))
+    return accumulator
+
+
+def _lane_by_lane(
+    operation: Callable[[Pointer[DType], Value], Value],
+    pointer: Pointer[DType],
+    index: Value | int,
+    value: Value,
+) -> Value:
+    """An operation on one place in memory, for each lane that is on; 0 in the others."""
+    from exosuit.kernel.language import when
+
+    lanes = max(value.lanes, 1 if isinstance(index, int) else index.lanes)
+    mask = current().mask
+    if lanes == 1:
+        return operation(pointer.at(index), value)
+    results: list[Value] = []
+    for k in range(lanes):
+        place = pointer.at(index if isinstance(index, int) else index[k])
+        if mask is None:
+            results.append(operation(place, value[k]))
+            continue
+        found = Variable(constant(value.dtype, 0))
+        with when(mask[k]):
+            found.value = operation(place, value[k])
+        results.append(found.value)
+    return join(*results)
