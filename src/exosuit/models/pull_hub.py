@@ -34,10 +34,10 @@ def hub_files(repository: str, file: str, quant: str, endpoint: str | None) -> H
 
     ModelNotFound lists what there is; DownloadFailed when the hub does not answer or refuses.
     """
-    import huggingface_hub
+    from huggingface_hub import constants, get_token
 
-    base = (endpoint or huggingface_hub.constants.ENDPOINT).rstrip("/")
-    token = huggingface_hub.get_token()
+    base = (endpoint or constants.ENDPOINT).rstrip("/")
+    token = get_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     answer = read_json(f"{base}/api/models/{quote(repository)}?blobs=true", headers)
     try:

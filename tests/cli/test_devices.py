@@ -1,0 +1,58 @@
+"""`exosuit list`."""
+
+import json
+
+import pytest
+
+from exosuit.cli import devices
+from exosuit.cli.main import main
+from exosuit.errors import UsageError
+from exosuit.kernel.target import Target
+from exosuit.settings import Settings
+
+FIELDS = {
+    "device", "name", "vendor_id", "device_id", "class_code", "family", "memory_bytes", "driver",
+    "connection", "verdict", "reason", "next", "known",
+}  # fmt: skip
+
+
+def test_the_host_is_a_ready_device(capsys):
+    assert main(["list", "--json"], Settings()) == 0
+    [row] = json.loads(capsys.readouterr().out)["devices"]
+    assert set(row) >= FIELDS
+    assert (row["device"], row["verdict"], row["known"]) == ("cpu", "ready", "hardware")
+    assert row["memory_bytes"] > 1 << 28
+    assert row["cores"] >= 1
+    assert row["features"] == [Target.host().name.rpartition("-")[2]]
+
+
+def test_as_a_table(capsys):
+    assert main(["list"], Settings()) == 0
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["DEVICE", "NAME", "MEMORY", "CORES", "FEATURES", "VERDICT", "KNOWN"]
+    assert row.startswith("cpu ")
+
+
+def test_a_processor_without_the_floor_is_told(capsys, monkeypatch):
+    def refuse(level=""):
+        raise UsageError("w", cause="it needs AVX2", next="use a card")
+
+    monkeypatch.setattr(Target, "host", refuse)
+    row = devices.cpu_row()
+    assert (row["verdict"], row["reason"], row["next"]) == (
+        "unsupported",
+        "it needs AVX2",
+        "use a card",
+    )
+    assert row["known"] is None
+    assert main(["list"], Settings()) == 0
+    assert "it needs AVX2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("system", "cpuinfo"), [("Linux", "absent"), ("Darwin", "")])
+def test_a_processor_nobody_names(monkeypatch, system, cpuinfo):
+    monkeypatch.setattr(devices.platform, "system", lambda: system)
+    monkeypatch.setattr(devices, "Path", lambda path: type("P", (), {"exists": lambda s: False})())
+    done = type("Done", (), {"stdout": ""})()
+    monkeypatch.setattr(devices.subprocess, "run", lambda *a, **k: done)
+    assert devices._processor_name() == devices.platform.machine()
