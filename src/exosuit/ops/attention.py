@@ -46,6 +46,7 @@ from exosuit.kernel import (
     loop,
     maximum,
     minimum,
+    prefetch,
     rint,
     select,
     shared,
@@ -151,15 +152,18 @@ def attention(
         start = rest % shape.splits
         if shape.window:
             start = start + maximum(positions[work.first] - (shape.window - 1), 0) // PAGE
-        for page_index in loop(last // PAGE + 1, start=start, step=shape.splits):
-            page = slot[page_index]
+        end = last // PAGE
+        for page_index in loop(end + 1, start=start, step=shape.splits):
+            page, following = slot[page_index], slot[minimum(page_index + shape.splits, end)]
             origin = page_index * PAGE
             seen = minimum(last - origin + 1, PAGE)
-            head = shape.cache.head(keys, page, kv_head)
-            work.score(head, shape.cache.head_scales(key_scales, page, kv_head), seen)
+            key_head = shape.cache.head(keys, page, kv_head)
+            value_head = shape.cache.head(values, page, kv_head)
+            work.ahead = value_head
+            work.score(key_head, shape.cache.head_scales(key_scales, page, kv_head), seen)
             work.soften(positions, origin)
-            head = shape.cache.head(values, page, kv_head)
-            work.gather(head, shape.cache.head_scales(value_scales, page, kv_head), seen)
+            work.ahead = shape.cache.head(keys, following, kv_head)
+            work.gather(value_head, shape.cache.head_scales(value_scales, page, kv_head), seen)
         if shape.splits == 1:
             work.store(out)
         else:
@@ -175,6 +179,7 @@ class _Work:
         self.first = first
         self.count = count
         self.kv_head = kv_head
+        self.ahead: Pointer[DType] | None = None
         self.block = _row_block(shape.rows)
         blocks = -(-shape.rows // self.block)
         self.blocks = (count * shape.repeat + (self.block - 1)) // self.block
@@ -208,6 +213,7 @@ class _Work:
             column = strip * (width * LANES)
 
             def rows(first: Value, column: Value = column) -> list[list[Value]]:
+                self._prefetch(column * self.size + first * (width * LANES), 4 * width * LANES)
                 return self.shape.cache.key_rows(head, scales, column, first, width)
 
             self._product(
@@ -251,6 +257,7 @@ class _Work:
             column = strip * (width * LANES)
 
             def rows(first: Value, column: Value = column) -> list[list[Value]]:
+                self._prefetch(column * PAGE + first * (width * LANES), 4 * width * LANES)
                 return self.shape.cache.value_rows(head, scales, column, first, width)
 
             def begin(row: Value, column: Value = column) -> list[list[Value]]:
@@ -329,6 +336,13 @@ class _Work:
                     for part, total in zip(parts, line_totals, strict=True):
                         total.value = fma(factor, part, total.value)
         finish(row, totals)
+
+    def _prefetch(self, first: Value, count: int) -> None:
+        """Ask for `count` elements of what is read after this half of a page, from `first` on."""
+        assert self.ahead is not None, "set before each half"
+        place = self.ahead.at(first)
+        for n in range(0, count, 64 * 8 // place.dtype.bits):
+            prefetch(place, n)
 
     def _visible(self, score: Value, position: Value, own: Value) -> Value:
         """The score where the row may look, minus infinity elsewhere."""
@@ -470,7 +484,7 @@ def attention_reference(
         if slot < 0:
             continue
         first = max(0, own - shape.window + 1) if shape.window else 0
-        seen = np.arange(first, own + 1)
+        seen: NDArray[np.int64] = np.arange(first, own + 1)
         pages, rows = page_table[slot, seen // PAGE], seen % PAGE
         for head in range(heads):
             query = queries[token].reshape(heads, size)[head].astype(np.float64)
