@@ -60,9 +60,9 @@ class Region(Protocol):
     """Bytes that are accessed by offset: a BAR, or DMA memory.
 
     32- and 64-bit accesses are aligned to their size and reach the card as one access, low half
-    first where the bus is narrower. Bulk accesses are aligned to 4 bytes; `read_into` fills a view of
-    bytes that the caller has. An access that leaves
-    the region raises LinkError before anything is touched.
+    first where the bus is narrower. Bulk accesses are aligned to 4 bytes; `read_into` fills bytes
+    that the caller has. An access that leaves the region raises LinkError before anything is
+    touched.
     """
 
     @property
