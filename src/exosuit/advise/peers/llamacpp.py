@@ -83,11 +83,18 @@ class LlamaCpp:
         return "".join(self._log).strip()
 
     def open(
-        self, path: str | Path, threads: int = 2, context: int = 1024, batch: int = 512
+        self,
+        path: str | Path,
+        threads: int = 2,
+        context: int = 1024,
+        batch: int = 512,
+        exact: bool = False,
     ) -> PeerModel:
         """Load a GGUF file for `context` tokens, fed in batches of up to `batch`.
 
-        The KV cache is F16 and flash attention is llama.cpp's own choice, as in llama-bench.
+        By default as fast as llama-bench has it: F16 KV cache, flash attention where llama.cpp
+        likes it. `exact` asks for float32 attention instead, for use as an oracle (activations
+        are still rounded to 8 bits before packed matrices: llama.cpp has no other way).
         Raises ModelNotFound, or PeerError with the engine's own words if it refuses the file.
         """
         path = Path(path)
@@ -108,6 +115,9 @@ class LlamaCpp:
         params.n_ctx, params.n_batch, params.n_ubatch = context, batch, batch
         params.n_outputs_max, params.n_outputs_max_per_seq = batch, batch
         params.n_threads = params.n_threads_batch = threads
+        if exact:
+            params.type_k = params.type_v = abi.STORAGE_F32
+            params.flash_attn_type = abi.FLASH_ATTENTION_DISABLED
         params.offload_kqv = params.op_offload = False
         params.swa_full = False
         handle = self.library.llama_init_from_model(model, params)
@@ -287,7 +297,9 @@ def _installed_library() -> Path | None:
         wheel = importlib.metadata.distribution("xllamacpp")
     except importlib.metadata.PackageNotFoundError:
         return None
-    modules = [f for f in wheel.files or () if f.name.startswith("xllamacpp.") and f.suffix == ".so"]
+    modules = [
+        f for f in wheel.files or () if f.name.startswith("xllamacpp.") and f.suffix == ".so"
+    ]
     if wheel.version != abi.RELEASE or len(modules) != 1:
         raise PeerError(
             f"xllamacpp {wheel.version} is installed; only {abi.RELEASE} is known as a peer",

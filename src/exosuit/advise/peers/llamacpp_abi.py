@@ -1,8 +1,9 @@
 """The part of llama.cpp's C interface that the peer calls, as this one release has it.
 
-Names and order are those of `llama.h` (github.com/ggml-org/llama.cpp, include/llama.h, autumn 2026).
-The released binary was asked too: what `llama_*_default_params` writes over a patterned buffer
-gives each structure's size and the place of every field with a telling default; a test repeats it.
+Names and order are those of `llama.h` (github.com/ggml-org/llama.cpp, include/llama.h, autumn
+2026). The released binary was asked too: what `llama_*_default_params` writes over a patterned
+buffer gives each structure's size and the place of every field with a telling default; a test
+repeats it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy.typing as npt
 RELEASE = "2026.10.11549"
 """The release of xllamacpp whose layout this is."""
 
+STORAGE_F32 = 0  # enum ggml_type
+FLASH_ATTENTION_DISABLED = 0  # enum llama_flash_attn_type
 LOG_WARNING = 3
 LOG_CALLBACK = CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 
