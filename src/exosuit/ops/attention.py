@@ -484,7 +484,7 @@ def attention_reference(
         if slot < 0:
             continue
         first = max(0, own - shape.window + 1) if shape.window else 0
-        seen: NDArray[np.int64] = np.arange(first, own + 1)
+        seen = np.arange(int(first), int(own) + 1)
         pages, rows = page_table[slot, seen // PAGE], seen % PAGE
         for head in range(heads):
             query = queries[token].reshape(heads, size)[head].astype(np.float64)
