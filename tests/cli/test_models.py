@@ -23,11 +23,12 @@ def text(value: str) -> bytes:
 
 
 def gguf(filler: int = 0) -> bytes:
-    """Version 3, no tensors."""
+    """Version 3, one tensor of 2 rows of 4 float32."""
     strings = {"general.architecture": "llama", "general.license": "mit", "filler": "x" * filler}
     pairs = b"".join(text(k) + struct.pack("<I", 8) + text(v) for k, v in strings.items())
-    header = b"GGUF" + struct.pack("<IQQ", 3, 0, len(strings)) + pairs
-    return header + bytes(-len(header) % 32)
+    tensor = text("w") + struct.pack("<IQQIQ", 2, 4, 2, 0, 0)  # dimensions, type F32, offset
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, len(strings)) + pairs + tensor
+    return header + bytes(-len(header) % 32) + bytes(32)
 
 
 @pytest.fixture
@@ -65,10 +66,13 @@ def test_show(capsys, home, model):
     capsys.readouterr()
     assert main(["show", "tiny", "--json"], home) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert (facts["architecture"], facts["licence"], facts["parameters"]) == ("llama", "mit", 0)
+    assert (facts["architecture"], facts["licence"], facts["parameters"]) == ("llama", "mit", 8)
+    assert facts["storage"] == {"F32": {"tensors": 1, "bytes": 32}}
     assert (facts["source"], facts["chat_template"]) == (str(model), False)
     assert main(["show", str(model)], home) == 0
-    assert "architecture     llama\n" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "architecture     llama\n" in told
+    assert "storage          F32 1 (32 B)\n" in told
 
 
 def test_one_damaged_record_does_not_hide_the_others(capsys, home, model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from exosuit.settings import Settings
 from exosuit.units import human_bytes
 
 if TYPE_CHECKING:
+    from exosuit.models.gguf import Tensor
     from exosuit.models.store import Record, Store
 
 _SOURCES = """
@@ -143,39 +145,37 @@ def describe(path: Path) -> dict[str, Any]:
     """What a GGUF file says of itself, as `show --json` prints it."""
     from exosuit.models.gguf import GgufFile
 
-    file = GgufFile.open(path)
-    metadata, tensors = file.metadata, file.tensors.values()
-    architecture = metadata.get("general.architecture")
-    bytes_of: Counter[str] = Counter()
-    count_of: Counter[str] = Counter()
-    parameters = 0
+    with GgufFile.open(path) as file:
+        metadata, tensors = file.metadata, list(file.tensors.values())
+        architecture = metadata.get("general.architecture")
+        vocabulary = metadata.get("tokenizer.ggml.tokens")
+        return {
+            "path": str(path),
+            "name": metadata.get("general.name"),
+            "architecture": architecture,
+            "parameters": sum(math.prod(tensor.shape) for tensor in tensors),
+            "tensor_bytes": sum(tensor.size_bytes for tensor in tensors),
+            "context": metadata.get(f"{architecture}.context_length"),
+            "layers": metadata.get(f"{architecture}.block_count"),
+            "width": metadata.get(f"{architecture}.embedding_length"),
+            "storage": _storage_mix(tensors),
+            "tokenizer": metadata.get("tokenizer.ggml.model"),
+            "pre_tokenizer": metadata.get("tokenizer.ggml.pre"),
+            "vocabulary": len(vocabulary) if vocabulary is not None else None,
+            "chat_template": "tokenizer.chat_template" in metadata,
+            "licence": metadata.get("general.license"),
+        }
+
+
+def _storage_mix(tensors: list[Tensor]) -> dict[str, dict[str, int]]:
+    """Tensors and bytes of each storage type, the heaviest first."""
+    count: Counter[str] = Counter()
+    size_bytes: Counter[str] = Counter()
     for tensor in tensors:
-        storage = getattr(tensor.type, "name", str(tensor.type))
-        bytes_of[storage] += tensor.size_bytes
-        count_of[storage] += 1
-        elements = 1
-        for length in tensor.shape:
-            elements *= length
-        parameters += elements
-    vocabulary = metadata.get("tokenizer.ggml.tokens")
+        count[tensor.type.label] += 1
+        size_bytes[tensor.type.label] += tensor.size_bytes
     return {
-        "path": str(path),
-        "name": metadata.get("general.name"),
-        "architecture": architecture,
-        "parameters": parameters,
-        "tensor_bytes": sum(bytes_of.values()),
-        "context": metadata.get(f"{architecture}.context_length"),
-        "layers": metadata.get(f"{architecture}.block_count"),
-        "width": metadata.get(f"{architecture}.embedding_length"),
-        "storage": {
-            name: {"tensors": count_of[name], "bytes": size}
-            for name, size in bytes_of.most_common()
-        },
-        "tokenizer": metadata.get("tokenizer.ggml.model"),
-        "pre_tokenizer": metadata.get("tokenizer.ggml.pre"),
-        "vocabulary": len(vocabulary) if vocabulary is not None else None,
-        "chat_template": "tokenizer.chat_template" in metadata,
-        "licence": metadata.get("general.license"),
+        label: {"tensors": count[label], "bytes": size} for label, size in size_bytes.most_common()
     }
 
 

@@ -336,14 +336,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _certificates() -> ssl.SSLContext:
-    """The system's authorities, or Mozilla's where Python has none (python.org's on macOS)."""
-    context = ssl.create_default_context()
+    """Trust in whom this system trusts, also where Python has no list (python.org's on macOS)."""
     paths = ssl.get_default_verify_paths()
-    if not (paths.cafile or paths.capath):
-        import certifi  # comes with huggingface_hub's HTTP client
+    if paths.cafile or paths.capath:
+        return ssl.create_default_context()
+    import truststore  # asks the platform; comes with huggingface_hub's HTTP client
 
-        context.load_verify_locations(certifi.where())
-    return context
+    return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:

@@ -328,5 +328,8 @@ def _facts(path: Path) -> tuple[str, str]:
     """Architecture and licence that a GGUF file states; CorruptFile when it is none."""
     from exosuit.models.gguf import GgufFile
 
-    metadata = GgufFile.open(path).metadata
-    return str(metadata.get("general.architecture", "")), str(metadata.get("general.license", ""))
+    with GgufFile.open(path) as file:
+        return (
+            str(file.metadata.get("general.architecture", "")),
+            str(file.metadata.get("general.license", "")),
+        )

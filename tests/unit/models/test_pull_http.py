@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -211,6 +212,12 @@ def test_a_redirect_to_what_is_no_address(file_server, served, tmp_path):
     with pytest.raises(DownloadFailed) as caught:
         bring(file_server, tmp_path)
     assert "no address" in caught.value.what
+
+
+def test_certificates_where_python_has_none(monkeypatch):
+    nothing = SimpleNamespace(cafile=None, capath=None)
+    monkeypatch.setattr(pull_http.ssl, "get_default_verify_paths", lambda: nothing)
+    assert type(pull_http._certificates()).__module__.startswith("truststore")
 
 
 def test_json_that_is_none(file_server, served):
