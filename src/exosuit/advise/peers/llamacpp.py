@@ -18,6 +18,7 @@ import ctypes
 import importlib.metadata
 import os
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -45,7 +46,7 @@ class LlamaCpp:
         """Load the library and prepare its backend. Its log stays silent; see `last_log`."""
         self.library = ctypes.CDLL(str(library))
         abi.declare(self.library)
-        self._log: list[str] = []
+        self._log: deque[str] = deque(maxlen=8)
         self._show_log = False
         self._log_callback = abi.LOG_CALLBACK(self._on_log)  # kept alive as long as the library
         self.library.llama_log_set(self._log_callback, None)
@@ -79,7 +80,7 @@ class LlamaCpp:
 
     @property
     def last_log(self) -> str:
-        """What the engine last said: warnings and errors since a model was last opened."""
+        """The last few warnings and errors since a model was last opened, in the engine's words."""
         return "".join(self._log).strip()
 
     def open(
@@ -136,7 +137,7 @@ class LlamaCpp:
 
     def _on_log(self, level: int, text: bytes, _: Any) -> None:
         line = text.decode(errors="replace")
-        if level >= abi.LOG_WARNING and len(self._log) < 50:
+        if level in (abi.LOG_WARNING, abi.LOG_ERROR):
             self._log.append(line)
         if self._show_log:
             os.write(2, line.encode())

@@ -19,7 +19,7 @@ RELEASE = "2026.10.11549"
 
 STORAGE_F32 = 0  # enum ggml_type
 FLASH_ATTENTION_DISABLED = 0  # enum llama_flash_attn_type
-LOG_WARNING = 3
+LOG_WARNING, LOG_ERROR = 3, 4  # enum ggml_log_level
 LOG_CALLBACK = CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
 
 no_devices = ctypes.cast((c_void_p * 1)(None), c_void_p)
