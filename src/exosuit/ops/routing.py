@@ -33,6 +33,7 @@ from exosuit.kernel import (
     i32,
     i64,
     kernel,
+    leader,
     loop,
     maximum,
     minimum,
@@ -76,7 +77,7 @@ def route(logits: In[f32], experts: Out[i32], weights: Out[f32], *, routing: Rou
     """
     count, token = routing.experts, group()
     line = logits.at(token * count)
-    left = shared(f32, count)
+    left, raw = shared(f32, count), shared(f32, routing.chosen)
     lanes = target().lanes
     peak = variable(constant(f32, float("-inf"), lanes))
     for i in each(count):
@@ -102,7 +103,7 @@ def route(logits: In[f32], experts: Out[i32], weights: Out[f32], *, routing: Rou
         weight = exp(highest - top)
         chosen_sum.value += weight
         experts[place + k] = expert
-        weights[place + k] = weight
+        raw[k] = weight
         barrier()
         left[expert] = constant(f32, float("-inf"))
         barrier()
@@ -110,7 +111,7 @@ def route(logits: In[f32], experts: Out[i32], weights: Out[f32], *, routing: Rou
         whole.value = chosen_sum.value
     factor = routing.scale / whole.value
     for k in loop(routing.chosen):
-        weights[place + k] = weights.load(place + k) * factor
+        weights[place + k] = raw[k] * factor
 
 
 def route_reference(
@@ -150,36 +151,37 @@ def deal(
     """
     tile, chosen = routing.tile, routing.chosen
     ends = shared(i32, routing.experts)
-    for e in loop(routing.experts):
-        ends.store(constant(i32, 0), e)
-    for token in loop(tokens):
-        with when(slots.load(token) >= 0):
+    with leader():
+        for e in loop(routing.experts):
+            ends.store(constant(i32, 0), e)
+        for token in loop(tokens):
+            with when(slots.load(token) >= 0):
+                for k in loop(chosen):
+                    expert = experts.load(token * chosen + k)
+                    ends.store(ends.load(expert) + 1, expert)
+        # Counts become the places where the next choice goes.
+        end = variable(constant(i32, 0))
+        for e in loop(routing.experts):
+            needed = (ends.load(e) + (tile - 1)) // tile
+            ends.store(end.value * tile, e)
+            for t in loop(end.value + needed, start=end.value):
+                tile_experts.store(e, t)
+            end.value += needed
+        for t in loop(tiles, start=end.value):
+            tile_experts.store(constant(i32, -1), t)
+        for i in loop(tiles * tile):
+            rows.store(constant(i32, -1), i)
+        for token in loop(tokens):
+            real = slots.load(token) >= 0
             for k in loop(chosen):
-                expert = experts.load(token * chosen + k)
-                ends.store(ends.load(expert) + 1, expert)
-    # Counts become the places where the next choice goes.
-    end = variable(constant(i32, 0))
-    for e in loop(routing.experts):
-        needed = (ends.load(e) + (tile - 1)) // tile
-        ends.store(end.value * tile, e)
-        for t in loop(end.value + needed, start=end.value):
-            tile_experts.store(e, t)
-        end.value += needed
-    for t in loop(tiles, start=end.value):
-        tile_experts.store(constant(i32, -1), t)
-    for i in loop(tiles * tile):
-        rows.store(constant(i32, -1), i)
-    for token in loop(tokens):
-        real = slots.load(token) >= 0
-        for k in loop(chosen):
-            row = token * chosen + k
-            places.store(constant(i32, -1), row)
-            with when(real):
-                expert = experts.load(row)
-                place = ends.load(expert)
-                rows.store(row, place)
-                places.store(place, row)
-                ends.store(place + 1, expert)
+                row = token * chosen + k
+                places.store(constant(i32, -1), row)
+                with when(real):
+                    expert = experts.load(row)
+                    place = ends.load(expert)
+                    rows.store(row, place)
+                    places.store(place, row)
+                    ends.store(place + 1, expert)
 
 
 def deal_reference(
