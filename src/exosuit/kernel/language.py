@@ -7,6 +7,7 @@ happen while the kernel runs is said with these words:
     for i in loop(n): ...            a loop of the machine
     with when(x > 0): ...            a branch of the machine
     for i in each(n): ...            the lanes of the workgroup share the indices 0..n-1
+    for i in deal(n): ...            the same, one whole body per index
     total = variable(zeros(f32))     something that changes: total.value += x
     group(), lane(), shared(), barrier(), group_sum(), shuffle_xor(), dot4(), mma(), atomic_add()
     with leader(): ...               one lane of the workgroup, for what is done once
@@ -256,6 +257,17 @@ def each(count: Value | int) -> Iterator[Value]:
         yield from _masked_rest(integer(whole), count, lanes)
 
 
+def deal(count: Value | int) -> Iterator[Value]:
+    """Indices 0..count-1, dealt out to the lanes of the workgroup, a whole body for each.
+
+    On a CPU they come one after the other as scalars: for bodies that are vectors themselves.
+    """
+    builder = current()
+    if builder.target.is_gpu:
+        return loop(count, start=lane(), step=builder.group_size)
+    return loop(count)
+
+
 def _masked_rest(first: Value, count: Value, lanes: int) -> Iterator[Value]:
     index = Lanes(first, lanes)
     with current().masked(index < count):
@@ -295,7 +307,7 @@ def shuffle_xor(x: Value, mask: int) -> Value:
     return lowering().shuffle_xor(x, mask)
 
 
-def atomic_add(pointer: Pointer[DType], index: Value | int, value: Value) -> Value:
+def atomic_add(pointer: Pointer[DType], index: Value | int, value: Value | float) -> Value:
     """Add to memory without interference; returns what was there.
 
     With a vector of indices (a CPU's lanes) each lane that is on does so, one after the other, and
@@ -305,15 +317,15 @@ def atomic_add(pointer: Pointer[DType], index: Value | int, value: Value) -> Val
     return _atomic("add", pointer, index, value)
 
 
-def atomic_max(pointer: Pointer[DType], index: Value | int, value: Value) -> Value:
+def atomic_max(pointer: Pointer[DType], index: Value | int, value: Value | float) -> Value:
     return _atomic("max", pointer, index, value)
 
 
-def atomic_min(pointer: Pointer[DType], index: Value | int, value: Value) -> Value:
+def atomic_min(pointer: Pointer[DType], index: Value | int, value: Value | float) -> Value:
     return _atomic("min", pointer, index, value)
 
 
-def atomic_exchange(pointer: Pointer[DType], index: Value | int, value: Value) -> Value:
+def atomic_exchange(pointer: Pointer[DType], index: Value | int, value: Value | float) -> Value:
     """Put `value` there; returns what it replaced."""
     return _atomic("exchange", pointer, index, value)
 
@@ -331,7 +343,11 @@ def atomic_compare_exchange(
     return lowering().compare_exchange(pointer, index, expected, new)
 
 
-def _atomic(operation: str, pointer: Pointer[DType], index: Value | int, value: Value) -> Value:
+def _atomic(
+    operation: str, pointer: Pointer[DType], index: Value | int, value: Value | float
+) -> Value:
+    if not isinstance(value, Value):
+        value = constant(pointer.dtype, value, 1 if isinstance(index, int) else index.lanes)
     _check_atomic(f"atomic_{operation}", pointer, value)
     return lowering().atomic(operation, pointer, index, value)
 
@@ -501,9 +517,10 @@ def tanh(x: Value) -> Value:
 __all__ = [
     "absolute", "apply_sign", "async_commit", "async_copy", "async_wait", "atomic_add",
     "atomic_compare_exchange", "atomic_exchange", "atomic_max", "atomic_min", "barrier", "boolean",
-    "concatenate", "constant", "copysign", "dot4", "each", "exp", "f32", "floor", "fma", "group",
-    "group_max", "group_min", "group_sum", "integer", "join", "lane", "leader", "lookup16", "loop",
-    "masked", "maximum", "minimum", "mma", "mma_tile", "pair_dot", "pair_dot_bytes", "prefetch",
-    "reciprocal", "rint", "rsqrt", "select", "shared", "shuffle_xor", "sigmoid", "sincos", "sqrt",
-    "tanh", "target", "variable", "vector", "wave", "wave_lane", "wave_reduce", "when", "zeros",
+    "concatenate", "constant", "copysign", "deal", "dot4", "each", "exp", "f32", "floor", "fma",
+    "group", "group_max", "group_min", "group_sum", "integer", "join", "lane", "leader", "lookup16",
+    "loop", "masked", "maximum", "minimum", "mma", "mma_tile", "pair_dot", "pair_dot_bytes",
+    "prefetch", "reciprocal", "rint", "rsqrt", "select", "shared", "shuffle_xor", "sigmoid",
+    "sincos", "sqrt", "tanh", "target", "variable", "vector", "wave", "wave_lane", "wave_reduce",
+    "when", "zeros",
 ]  # fmt: skip

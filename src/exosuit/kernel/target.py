@@ -100,8 +100,10 @@ class Target:
                 name, "amdgpu", "amdgcn-amd-amdhsa", name, "", 1, 32, _GPU_COMMON | _AMD[name]
             )
         if name in _NVIDIA:
+            # PTX versions: the newest feature set we use is 8.8; sm_110 exists only since 9.0.
+            version = "+ptx90" if name == "sm_110" else "+ptx88"
             return Target(
-                name, "nvptx", "nvptx64-nvidia-cuda", name, "+ptx88", 1, 32,
+                name, "nvptx", "nvptx64-nvidia-cuda", name, version, 1, 32,
                 _GPU_COMMON | _NVIDIA[name],
             )  # fmt: skip
         cpu, _, level = name.rpartition("-")

@@ -22,7 +22,8 @@ class Nvptx(Gpu):
     device_scope, group_scope = "device", "block"
 
     def attributes(self, group_size: int) -> str:
-        return f'"nvvm.reqntid"="{group_size},1,1"'
+        # Without a stated minimum ptxas trades spills for more workgroups per multiprocessor.
+        return f'"nvvm.reqntid"="{group_size},1,1" "nvvm.minctasm"="1"'
 
     # The workgroup ------------------------------------------------------------------------
 
