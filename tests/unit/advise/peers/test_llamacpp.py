@@ -109,7 +109,7 @@ def test_two_models_open_at_once_do_not_disturb_each_other(peer: LlamaCpp, stori
 
 
 def test_tokenize_adds_and_reads_special_tokens_as_asked(peer: LlamaCpp, stories: Path) -> None:
-    with peer.open(stories, context=256) as model:
+    with peer.open(stories, threads=1, context=256) as model:
         assert model.tokenize("Once upon a time") == PROMPT
         assert model.tokenize("Once upon a time", add_special=False) == PROMPT[1:]
         assert model.tokenize("</s>", add_special=False, parse_special=True) == [2]
@@ -119,7 +119,7 @@ def test_tokenize_adds_and_reads_special_tokens_as_asked(peer: LlamaCpp, stories
 
 
 def test_a_full_context_is_told_before_it_happens(peer: LlamaCpp, stories: Path) -> None:
-    with peer.open(stories, context=256) as model:
+    with peer.open(stories, threads=1, context=256) as model:
         model.prefill(PROMPT * 51)
         with pytest.raises(ContextFull):
             model.prefill([1, 1])
@@ -128,7 +128,7 @@ def test_a_full_context_is_told_before_it_happens(peer: LlamaCpp, stories: Path)
 
 
 def test_a_token_outside_the_vocabulary_is_an_error(peer: LlamaCpp, stories: Path) -> None:
-    with peer.open(stories, context=256) as model, pytest.raises(PeerError):
+    with peer.open(stories, threads=1, context=256) as model, pytest.raises(PeerError):
         model.decode(model.n_vocab)
 
 
@@ -149,15 +149,15 @@ def test_its_log_is_shown_when_asked(
     peer: LlamaCpp, stories: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     peer.show_log()
-    peer.open(stories, context=256).close()
+    peer.open(stories, threads=1, context=256).close()
     peer.show_log(False)
     assert "llama_context" in capfd.readouterr().err
-    peer.open(stories, context=256).close()
+    peer.open(stories, threads=1, context=256).close()
     assert capfd.readouterr().err == ""
 
 
 def test_closing_twice_is_harmless(peer: LlamaCpp, stories: Path) -> None:
-    model = peer.open(stories, context=256)
+    model = peer.open(stories, threads=1, context=256)
     model.close()
     model.close()
 
