@@ -15,6 +15,7 @@ import binascii
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ PAGE_LIMIT = 64 << 20
 """Largest page of data that is believed."""
 LINE_LIMIT = 128 << 20
 SUFFIX = ".part"
+REGIONS = re.compile(r"config|BAR[0-5]|dma[0-9]{1,9}|function|link")
 
 
 class Kind(StrEnum):
@@ -262,6 +264,8 @@ class _Reader:
         if kind is Kind.STEP:
             return Record(t_ns, kind, str(parsed[2]))
         region, offset, width, value = parsed[2:6]
+        if not REGIONS.fullmatch(region):
+            raise ValueError(f"there is no region {region!r}")
         count, last_ns = parsed[6:8] if len(parsed) > 6 else (1, 0)
         if isinstance(value, str):
             value = self._pages[value]

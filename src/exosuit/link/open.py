@@ -1,0 +1,49 @@
+"""From the name of a device to its link: `tinygpu`, `remote:HOST:PORT`, `pci:0000:05:00.0`.
+
+Software cards have names too, but live above this floor: `softcard.process` starts them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from exosuit.errors import UsageError
+from exosuit.link.find import SYSFS
+from exosuit.link.function import PciFunction
+from exosuit.link.remote import RemoteLink
+from exosuit.link.sysfs import SysfsLink
+from exosuit.link.tinygpu import TinyGpuLink, default_socket
+from exosuit.link.vfio import VfioLink
+from exosuit.link.wire import DEFAULT_PORT
+
+
+def open_link(
+    name: str, *, locks: Path, timeout_s: float = 10.0, devices: Path = SYSFS
+) -> PciFunction:
+    """Open the card that `name` names, with its lock in the folder `locks`.
+
+    Raises UsageError for a name that is none, and whatever the link raises. A `pci:` card is taken
+    through vfio if it is bound to vfio-pci, else through sysfs.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "tinygpu":
+        path = Path(rest) if rest else default_socket()
+        return TinyGpuLink.open(path, locks=locks, timeout_s=timeout_s, name=name)
+    if kind == "remote" and rest:
+        host, separator, port = rest.rpartition(":")
+        if not separator:
+            host, port = rest, str(DEFAULT_PORT)
+        if host and port.isdecimal() and 0 < int(port) < 65536:
+            return RemoteLink.open(host, int(port), locks=locks, timeout_s=timeout_s)
+    if kind == "pci" and rest and "/" not in rest:
+        driver = devices / rest / "driver"
+        if driver.exists() and driver.resolve().name == "vfio-pci":
+            return VfioLink.open(rest, locks=locks, devices=devices)
+        return SysfsLink.open(rest, locks=locks, devices=devices)
+    raise UsageError(
+        f"{name!r} names no card behind a link",
+        cause="such names are tinygpu, tinygpu:SOCKET, remote:HOST:PORT, pci:0000:05:00.0 and"
+        " soft:CHIP",
+        next="exosuit list",
+        name=name,
+    )
