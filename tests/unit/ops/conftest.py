@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from exosuit.driver.cpu import CpuDevice
 from exosuit.graph import Arena, Graph
 from exosuit.kernel import Kernel, Target, compile_kernel
+from exosuit.program import Program
 
 Run = Callable[..., None]
 
@@ -24,10 +25,14 @@ class Runner:
     def __init__(self, target: Target, threads: int = 2) -> None:
         self.target = target
         self.device = CpuDevice(target.name, threads)
+        self._programs: dict[tuple[str, str], Program] = {}
 
     def __call__(self, kernel: Kernel, groups: int, *arguments: Any, **static: Any) -> None:
         """Run once. Arrays that the kernel writes are changed in place; numbers are scalars."""
-        program = compile_kernel(kernel, self.target, **static)
+        key = (kernel.name, repr(static))
+        if key not in self._programs:
+            self._programs[key] = compile_kernel(kernel, self.target, **static)
+        program = self._programs[key]
         sizes = sum(x.nbytes + 256 for x in arguments if isinstance(x, np.ndarray))
         arena = Arena(self.device, sizes + 256, kernel.name)
         regions: dict[int, Any] = {}
