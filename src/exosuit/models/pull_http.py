@@ -17,11 +17,12 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
 from exosuit.clock import Clock
 from exosuit.errors import CorruptFile, DownloadFailed
+from exosuit.models.pull_progress import Progress
 from exosuit.models.store import disk_failure, free_bytes
 from exosuit.units import MiB, human_bytes
 
@@ -30,30 +31,6 @@ _TIMEOUT_S = 30.0
 _TRIES = 5
 _SPARE_BYTES = 32 * MiB  # room that a download leaves to everybody else
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # worth another try
-
-
-class Progress(Protocol):
-    """Who watches a long job: the terminal's bar, or nobody."""
-
-    def start(self, label: str, total_bytes: int | None, done_bytes: int = 0) -> None: ...
-
-    def update(self, done_bytes: int) -> None: ...
-
-    def finish(self) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-
-class Unwatched:
-    """A `Progress` for when nobody looks."""
-
-    def start(self, label: str, total_bytes: int | None, done_bytes: int = 0) -> None: ...
-
-    def update(self, done_bytes: int) -> None: ...
-
-    def finish(self) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)

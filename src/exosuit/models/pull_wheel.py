@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from exosuit.errors import CorruptFile, DownloadFailed, HelperMissing
-from exosuit.models.pull_http import Progress
 from exosuit.models.pull_names import WheelFiles
+from exosuit.models.pull_progress import Progress
 from exosuit.models.store import disk_failure, free_bytes
 from exosuit.units import MiB, human_bytes
 

@@ -10,9 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from exosuit.clock import ManualClock
-from exosuit.errors import CorruptFile, DownloadFailed, HelperMissing, ModelNotFound, UsageError
+from exosuit.errors import (
+    CorruptFile,
+    DownloadFailed,
+    ExosuitError,
+    HelperMissing,
+    ModelNotFound,
+    UsageError,
+)
 from exosuit.models import pull_wheel
 from exosuit.models.pull import (
     FileSource,
@@ -23,8 +32,8 @@ from exosuit.models.pull import (
     pull,
     resolve_model,
 )
-from exosuit.models.pull_http import Unwatched
 from exosuit.models.pull_names import DEFAULT_MODEL, KNOWN_MODELS, WheelFiles
+from exosuit.models.pull_progress import Unwatched
 from exosuit.models.store import Store, checked_name
 
 
@@ -83,6 +92,19 @@ def test_a_mistyped_name_gets_the_nearest():
     with pytest.raises(ModelNotFound) as caught:
         parse_source("smolm2")
     assert caught.value.fields["suggestion"] == "smollm2"
+
+
+@given(st.text(max_size=40) | st.text("hf:/.~#[]%0-sx@?=", max_size=30).map("https://".__add__))
+@example("~nobody-of-that-name/x")
+@example("Tell me a story. " * 300)
+@example("a\0b.gguf")
+@example("a/" + "b" * 5000)
+def test_any_text_is_a_source_or_an_explained_error(text):
+    try:
+        name = default_name(parse_source(text))
+    except ExosuitError:
+        return
+    assert checked_name(name) == name
 
 
 def test_the_table_of_names():

@@ -11,7 +11,8 @@ import pytest
 from exosuit.clock import ManualClock
 from exosuit.errors import CorruptFile, DownloadFailed
 from exosuit.models import pull_http
-from exosuit.models.pull_http import Download, Unwatched, fetch, read_json
+from exosuit.models.pull_http import Download, fetch, read_json
+from exosuit.models.pull_progress import Unwatched
 from exosuit.units import MiB
 
 BODY = b"GGUF" + bytes(range(256)) * 8192  # 2 MiB + 4
