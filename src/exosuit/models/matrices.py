@@ -32,17 +32,14 @@ _EXPAND_ELEMENTS = 1 << 24
 
 @dataclass(frozen=True)
 class Matrix:
-    """`rows` times `columns` weights, packed in `region`."""
+    """`rows` times `columns` weights, packed in `region` as `panels` of eight rows."""
 
     name: str
     rows: int
     columns: int
     format: AnyFormat
     region: Region
-
-    @property
-    def panels(self) -> int:
-        return -(-self.rows // ROWS)
+    panels: int
 
 
 @dataclass(frozen=True)
@@ -218,10 +215,9 @@ class WeightLoader:
             if len(tensor.shape) != 2 or tensor.shape[1] != columns:
                 raise _wrong_shape(tensor, f"two dimensions, {columns} columns")
         rows = sum(t.shape[0] for t in tensors)
+        panels = sum(-(-t.shape[0] // ROWS) for t in tensors)
         name = "+".join(t.name for t in tensors)
-        if interleaved and tensors[0].shape[0] % ROWS:
-            rows = 2 * round_up(tensors[0].shape[0], ROWS)
-        matrix = self._take(name, rows, columns, format_of(tensors[0].type))
+        matrix = self._take(name, rows, columns, format_of(tensors[0].type), panels)
         start = 0
         for which, tensor in enumerate(tensors):
             step, first = (2, which) if interleaved else (1, start // ROWS)
@@ -230,9 +226,12 @@ class WeightLoader:
             start += tensor.shape[0]
         return matrix
 
-    def _take(self, name: str, rows: int, columns: int, format: AnyFormat) -> Matrix:
-        region = self._arena.take(packed_bytes(rows, columns, format))
-        return Matrix(name, rows, columns, format, region)
+    def _take(
+        self, name: str, rows: int, columns: int, format: AnyFormat, panels: int | None = None
+    ) -> Matrix:
+        panels = panels or -(-rows // ROWS)
+        region = self._arena.take(packed_bytes(panels * ROWS, columns, format))
+        return Matrix(name, rows, columns, format, region, panels)
 
     def _pack(
         self, tensor: Tensor, raw: NDArray[np.uint8], matrix: Matrix, step: int, start: int

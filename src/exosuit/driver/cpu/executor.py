@@ -10,7 +10,8 @@ import ctypes
 import platform
 import threading
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,20 @@ class Executor:
         library = ctypes.CDLL(None)
         library.pthread_mutex_init(pointer(self.control + _MUTEX), None)
         library.pthread_cond_init(pointer(self.control + _CONDITION), None)
+        # The threads hold what their foreign call runs on, so neither code nor control can be
+        # collected under them; and an executor that is dropped stops them.
+        held = (self._code, self._control)
         self._workers = [
-            threading.Thread(target=worker, args=(self.control,), daemon=True, name=f"cpu-{k}")
+            threading.Thread(
+                target=_work, args=(worker, self.control, held), daemon=True, name=f"cpu-{k}"
+            )
             for k in range(1, threads)
         ]
         for thread in self._workers:
             thread.start()
+        self._finalizer = weakref.finalize(
+            self, _stop, self._control, self._wake_all, self._workers
+        )
 
     def load(self, code: bytes, entry: str) -> int:
         """Put an object into executable memory; the address of its entry."""
@@ -72,25 +81,31 @@ class Executor:
     def retire(self, table: Table) -> None:
         """Return when no worker can still be reading `table`."""
         if self._word(_TABLE) == table.address:
-            self._set_word(_TABLE, 0)
+            self._control[_TABLE // 8] = 0
         while self._word(_ACTIVE):
             time.sleep(0)
 
     def close(self) -> None:
-        if not self._workers:
-            return
-        self._set_word(_STOP, 1)
-        self._set_word(_GENERATION, self._word(_GENERATION) + 1)
-        self._wake_all(self.control)
-        for thread in self._workers:
-            thread.join()
-        self._workers = []
+        self._finalizer()
 
     def _word(self, offset: int) -> int:
         return int(self._control[offset // 8])
 
-    def _set_word(self, offset: int, value: int) -> None:
-        self._control[offset // 8] = value
+
+
+def _work(worker: Callable[[int], None], control: int, held: tuple[object, ...]) -> None:
+    _ = held
+    worker(control)
+
+
+def _stop(
+    control: NDArray[np.int64], wake_all: Callable[[int], None], workers: list[threading.Thread]
+) -> None:
+    control[_STOP // 8] = 1
+    control[_GENERATION // 8] += 1
+    wake_all(control.ctypes.data)
+    for thread in workers:
+        thread.join()
 
 
 class Table:
