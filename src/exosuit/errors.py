@@ -14,6 +14,7 @@ type. The command line prints them, the server renders them as JSON, tests compa
             CompileFailed  NotOnTarget  ShapeMismatch
         ModelError                      files and what they hold
             CorruptFile  UnsupportedModel  DoesNotFit  ModelNotFound  DownloadFailed
+            TemplateFailed
         RequestError                    one request to the engine
             ContextFull
         PeerError                       another engine that we are compared with
@@ -108,6 +109,9 @@ class ModelNotFound(ModelError): ...
 
 
 class DownloadFailed(ModelError): ...
+
+
+class TemplateFailed(ModelError): ...
 
 
 class RequestError(ExosuitError): ...

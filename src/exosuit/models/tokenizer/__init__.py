@@ -1,8 +1,9 @@
 """Text to token ids and back, for the vocabularies that GGUF files carry.
 
 `Tokenizer` is the door. `vocabulary` reads the file's token table, `special` finds the tokens that
-are matched whole, and one module per family splits ordinary text: `bytelevel` (GPT-2 style BPE, with
-its pre-tokenizers in `pretokenizers`), `sentencepiece` (Llama 2, Gemma, Phi 3), `wordpiece` (BERT).
+are matched whole, and one module per family splits ordinary text: `bytelevel` (GPT-2 style BPE,
+with its pre-tokenizers in `pretokenizers`), `sentencepiece` (Llama 2, Gemma, Phi 3), `wordpiece`
+(BERT).
 """
 
 from exosuit.models.tokenizer.stream import StreamDecoder

@@ -8,11 +8,11 @@ pattern, and maps tokens back to bytes. Sources: Radford et al. 2019 (byte-level
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from exosuit.errors import CorruptFile
 from exosuit.models.tokenizer import pretokenizers
-from exosuit.models.tokenizer.vocabulary import TokenType, Vocabulary
+from exosuit.models.tokenizer.vocabulary import TokenType, Vocabulary, texts
 
 
 def _alphabet() -> dict[str, int]:
@@ -87,7 +87,7 @@ def _merges(metadata: Mapping[str, Any], control: set[str]) -> list[tuple[str, s
             next="convert the model again with a current converter",
         )
     merges: list[tuple[str, str]] = []
-    for line in found:
+    for line in texts(cast("list[Any]", found)):
         left, _, right = line.partition(" ")
         if left + right not in control:
             merges.append((left, right))

@@ -1,8 +1,8 @@
 """How byte-level BPE models cut text into words before merging: one row per published pattern.
 
-`tokenizer.ggml.pre` names the row. Each row is the list of regular expressions that the model's own
-`tokenizer.json` (or tiktoken definition) applies in turn, every match and every gap becoming a word.
-A name that is not here is refused: a wrong pattern gives plausible ids and a dull model.
+`tokenizer.ggml.pre` names the row. Each row is the list of regular expressions that the model's
+own `tokenizer.json` (or tiktoken definition) applies in turn; matches and gaps become words. A name
+that is not here is refused: a wrong pattern gives plausible ids and a dull model.
 Sources: the tokenizer.json of each family; names and groups as in llama.cpp `src/llama-vocab.cpp`.
 """
 
@@ -26,19 +26,15 @@ _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = (
-    _CONTRACTIONS
-    + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    + _SPACES
+    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
 )
-_QWEN2 = (
-    _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
-)
+_QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
 _QWEN35 = (
     _CONTRACTIONS
     + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|"
     + _SPACES
 )
-# words with a change from upper to lower case in them: o200k (with contractions) and tekken (without)
+# words cut where lower case turns to upper: o200k (with contractions) and tekken (without)
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
 _LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _TEKKEN = (
@@ -107,9 +103,7 @@ _ROWS: dict[tuple[str, ...], PreTokenizer] = {
     ("deepseek-v3", "hunyuan-dense"): PreTokenizer(
         (r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", _DEEPSEEK_V3)
     ),
-    ("default",): PreTokenizer(
-        (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")
-    ),
+    ("default",): PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
 }
 _BY_NAME = {name: row for names, row in _ROWS.items() for name in names}
 

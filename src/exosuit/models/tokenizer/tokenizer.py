@@ -1,7 +1,7 @@
 """The tokenizer of one model: text to ids and back, whatever its family.
 
-Control tokens are matched only where the caller says so (`parse_special`, or `Segment.special` from a
-chat template), so no text of a user can end a turn or open another role.
+Control tokens are matched only where the caller says so (`parse_special`, or `Segment.special` from
+a chat template), so no text of a user can end a turn or open another role.
 """
 
 from __future__ import annotations

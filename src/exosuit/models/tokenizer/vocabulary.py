@@ -9,10 +9,10 @@ behaviour users compare with. Sources: GGUF specification (keys `tokenizer.ggml.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class TokenType(IntEnum):
     BYTE = 6
 
 
-# role -> metadata keys under "tokenizer.ggml.", first found wins ("seperator" is the file's spelling)
+# role -> metadata keys under "tokenizer.ggml.", first found wins ("seperator" is spelt so in files)
 _ROLE_KEYS = {
     "bos": ("bos_token_id", "cls_token_id"),
     "eos": ("eos_token_id",),
@@ -113,7 +113,7 @@ class Vocabulary:
         found = metadata.get("tokenizer.ggml.tokens")
         if not isinstance(found, list) or not found:
             raise _corrupt("the file has no token list (tokenizer.ggml.tokens)")
-        tokens = [t or f"[EMPTY_{i}]" for i, t in enumerate(_texts(found))]
+        tokens = [t or f"[EMPTY_{i}]" for i, t in enumerate(texts(cast("list[Any]", found)))]
         ids = dict(zip(tokens, range(len(tokens)), strict=True))
         if len(ids) != len(tokens):
             twice = next(t for i, t in enumerate(tokens) if ids[t] != i)
@@ -157,7 +157,9 @@ def byte_tokens(vocabulary: Vocabulary) -> dict[int, int]:
     for id in vocabulary.of_type(TokenType.BYTE):
         spelt = re.fullmatch("<0x([0-9A-Fa-f]{2})>", vocabulary.tokens[id])
         if spelt is None:
-            raise _corrupt(f"the byte token {vocabulary.tokens[id]!r} is not spelt <0x00> to <0xFF>")
+            raise _corrupt(
+                f"the byte token {vocabulary.tokens[id]!r} is not spelt <0x00> to <0xFF>"
+            )
         found[int(spelt[1], 16)] = id
     return found
 
@@ -204,9 +206,10 @@ def _end_tokens(
     return frozenset(ends)
 
 
-def _texts(found: list[Any]) -> Iterable[str]:
+def texts(found: list[Any]) -> list[str]:
+    """The list itself, once it is certain that it holds nothing but text."""
     if not all(isinstance(t, str) for t in found):
-        raise _corrupt("a token of the vocabulary is not text")
+        raise _corrupt("the vocabulary or merge list holds something that is not text")
     return found
 
 
