@@ -12,7 +12,7 @@ is recorded once. Written for CPUs, whose vectors are explicit here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,7 @@ from exosuit.kernel import (
     zeros,
 )
 from exosuit.ops.argmax import best_of
+from exosuit.ops.bits import bisect, log, uniform, uniform_reference
 
 SAMPLER = np.dtype(
     [
@@ -161,11 +162,11 @@ def sample(
         top, likeliest = best_of(values, size)
         token = variable(likeliest)
         with when((options.inverse_temperature > 0.0) & options.top_k.ne(1)):
-            uniform = _uniform(options.seed, positions[row])
-            _choose(scene, top, options, uniform, token)
+            chance = uniform(options.seed, positions[row])
+            _choose(scene, top, options, chance, token)
         ids[row] = token.value
         tokens[row] = token.value
-        log_probabilities[row] = line[token.value] - raw_top - _log(raw_mass)
+        log_probabilities[row] = line[token.value] - raw_top - log(raw_mass)
         with when(options.count.ne(0)):
             before = seen[token.value]
             seen[token.value] = before + select(before < 0xFFFF, constant(u16, 1), 0)
@@ -261,7 +262,7 @@ class _Row:
         return total.value.reduce("add")
 
 
-def _choose(row: _Row, top: Value, options: _Options, uniform: Value, token: Variable) -> None:
+def _choose(row: _Row, top: Value, options: _Options, draw: Value, token: Variable) -> None:
     """Draw from the tokens that all filters leave."""
     by_count = (options.top_k > 0) & (options.top_k < row.size)
     by_mass = options.top_p < 1.0
@@ -275,15 +276,15 @@ def _choose(row: _Row, top: Value, options: _Options, uniform: Value, token: Var
         with when(listed.value.eq(0)):
             row.weigh(top)
             _narrow(row, options, by_count, by_mass, everything.value, cut)
-            _draw(row, None, top, options, cut.value, uniform, token)
+            _draw(row, None, top, options, cut.value, draw, token)
         with when(listed.value.ne(0)):
             members = shared(i32, _LIST + LANES)
             short = _copy_above(row, floor, members)
             short.weigh(top)
             _narrow(short, options, by_count, by_mass, everything.value, cut)
-            _draw(short, members, top, options, cut.value, uniform, token)
+            _draw(short, members, top, options, cut.value, draw, token)
     with when(~(by_count | by_mass)):
-        _draw(row, None, top, options, cut.value, uniform, token)
+        _draw(row, None, top, options, cut.value, draw, token)
 
 
 def _depth(
@@ -291,29 +292,36 @@ def _depth(
 ) -> tuple[Value, Value]:
     """Whether a list of all tokens above some floor serves every filter, and that floor."""
     depth = variable(constant(f32, 8.0))
+    # Known to hold too few, and too many.
+    shallow, deep = variable(constant(f32, 0.0)), variable(constant(f32, 128.0))
     listed = variable(constant(i32, 0))
-    settled = variable(constant(i32, 0))
-    for _ in loop(4):
-        with when(settled.value.eq(0)):
+    for _ in loop(7):
+        with when(listed.value.eq(0)):
             floor = top - depth.value
             number = row.count(floor)
             enough = variable((number >= options.top_k).to(i32))
             with when(~by_count & (number <= _LIST)):
-                mass = variable(zeros(f32, LANES))
-                for i in row.vectors():
-                    value = row.values.load(i, LANES)
-                    with when((value >= floor).to(i32).reduce("max").ne(0)):
-                        mass.value += select(value >= floor, exp(value - top), 0.0)
-                reached = mass.value.reduce("add") >= options.top_p * everything
+                reached = _mass_of_few(row, top, floor) >= options.top_p * everything
                 enough.value = reached.to(i32)
-            with when(number > _LIST):
-                settled.value = 1
-            with when((number <= _LIST) & enough.value.ne(0)):
-                settled.value = 1
-                listed.value = 1
-            with when(settled.value.eq(0)):
-                depth.value = depth.value * 2.0
+            few = number <= _LIST
+            listed.value = (few & enough.value.ne(0)).to(i32)
+            shallow.value = select(few, depth.value, shallow.value)
+            deep.value = select(few, deep.value, depth.value)
+            middle = select(
+                deep.value < 128.0, (shallow.value + deep.value) * 0.5, shallow.value * 2.0
+            )
+            depth.value = select(listed.value.ne(0), depth.value, middle)
     return listed.value, top - depth.value
+
+
+def _mass_of_few(row: _Row, top: Value, floor: Value) -> Value:
+    """The weight of those above the floor, where they are so few that most vectors hold none."""
+    total = variable(zeros(f32, LANES))
+    for i in row.vectors():
+        value = row.values.load(i, LANES)
+        with when((value >= floor).to(i32).reduce("max").ne(0)):
+            total.value += select(value >= floor, exp(value - top), 0.0)
+    return total.value.reduce("add")
 
 
 def _copy_above(row: _Row, floor: Value, members: Pointer[DType]) -> _Row:
@@ -342,31 +350,13 @@ def _narrow(
     """Raise `cut` to what top-k and top-p leave."""
     whole = variable(everything)
     with when(by_count):
-        last = _bisect(lambda trial: row.count(trial) >= options.top_k)
+        last = bisect(lambda trial: row.count(trial) >= options.top_k)
         cut.value = maximum(cut.value, last)
         whole.value = row.mass(last)
     with when(by_mass):
         # The likeliest token weighs 1, so this is above 0 and it always stays.
         wanted = maximum(options.top_p * whole.value, 1e-30)
-        cut.value = maximum(cut.value, _bisect(lambda trial: row.mass(trial) >= wanted))
-
-
-def _bisect(holds: Callable[[Value], Value]) -> Value:
-    """The largest f32 for which `holds`, which is true up to some number and false beyond.
-
-    Bit by bit in the order of numbers: as unsigned integers with the sign's bit inverted, and all
-    others too where it is set. Trials beyond the infinities are NaNs, for which nothing holds.
-    """
-    key = variable(constant(u32, 0))
-    for bit in loop(32):
-        trial = key.value | (constant(u32, 0x80000000) >> bit.view(u32))
-        with when(holds(_number(trial))):
-            key.value = trial
-    return _number(key.value)
-
-
-def _number(key: Value) -> Value:
-    return select(key >= 0x80000000, key ^ 0x80000000, ~key).view(f32)
+        cut.value = maximum(cut.value, bisect(lambda trial: row.mass(trial) >= wanted))
 
 
 def _draw(
@@ -375,7 +365,7 @@ def _draw(
     top: Value,
     options: _Options,
     cut: Value,
-    uniform: Value,
+    draw: Value,
     token: Variable,
 ) -> None:
     """Set `token` to one that reaches the cut, with probability as its weight at temperature."""
@@ -391,7 +381,7 @@ def _draw(
     for i in row.vectors():
         with when(reached(i)):
             total.value += chance(i).reduce("add")
-    goal = uniform * total.value
+    goal = draw * total.value
     # Again, up to the vector in which the sum passes the goal.
     place, before = variable(constant(i32, -1)), variable(zeros(f32))
     total.value = 0.0
@@ -412,37 +402,6 @@ def _draw(
             passed = passed + parts[lane]
         index = place.value + last
         token.value = index if members is None else members[index]
-
-
-def _uniform(seed: Value, counter: Value) -> Value:
-    """A number of [0, 1), a multiple of 2**-24, from a seed and a counter.
-
-    SplitMix64 (Steele, Lea, Flood 2014), its `counter`-th output.
-    """
-    z = seed + (counter.to(i64).view(u64) + 1) * _GOLDEN
-    for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
-        z = (z ^ (z >> shift)) * factor
-    z = z ^ (z >> 31)
-    return (z >> 40).to(i32).to(f32) * 2.0**-24
-
-
-_GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-
-
-def _log(x: Value) -> Value:
-    """The natural logarithm of a finite f32 of at least 1; relative error below 3e-7."""
-    bits = x.view(i32)
-    exponent = (bits >> 23) - 127
-    mantissa = ((bits & 0x7FFFFF) | 0x3F800000).view(f32)
-    high = mantissa > 1.4142135
-    mantissa = select(high, mantissa * 0.5, mantissa)
-    whole = (exponent + high.to(i32)).to(f32)
-    s = (mantissa - 1.0) / (mantissa + 1.0)
-    square = s * s
-    series = constant(f32, 1 / 9)
-    for k in (7, 5, 3, 1):
-        series = series * square + 1 / k
-    return whole * 0.6931471805599453 + s * series * 2.0
 
 
 def sample_reference(
@@ -481,14 +440,20 @@ def sample_reference(
     heated = (wide - wide.max()) * float(sampler["inverse_temperature"])
     chance = np.where(kept, np.exp(heated), 0)
     chance /= chance.sum()
-    uniform = uniform_reference(int(sampler["seed"]), position)
-    token = int(np.searchsorted(chance.cumsum(), uniform, side="right"))
+    draw = uniform_reference(int(sampler["seed"]), position)
+    token = int(np.searchsorted(chance.cumsum(), draw, side="right"))
     return token, float(log_probabilities[token]), chance
 
 
-def uniform_reference(seed: int, counter: int) -> float:
-    """What the kernel draws."""
-    z = (seed + (counter + 1) * _GOLDEN) % 2**64
-    for shift, factor in ((30, _MIX_1), (27, _MIX_2)):
-        z = (z ^ (z >> shift)) * factor % 2**64
-    return ((z ^ (z >> 31)) >> 40) * 2.0**-24
+def top_log_probabilities(
+    logits: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The likeliest `count` tokens of a row of logits, best first, and their log-probabilities.
+
+    For requests that ask for them; on the host, from logits that were copied out.
+    """
+    wide = logits.astype(np.float64)
+    near = np.argpartition(-wide, min(count, len(wide) - 1))[:count]
+    tokens = near[np.lexsort((near, -wide[near]))]
+    peak = wide.max()
+    return tokens, wide[tokens] - peak - np.log(np.exp(wide - peak).sum())

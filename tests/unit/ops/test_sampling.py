@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from exosuit.ops.argmax import argmax, argmax_parts
+from exosuit.ops.bits import uniform_reference
 from exosuit.ops.sampling import (
     SAMPLER,
     padded,
     sample,
     sample_reference,
     sampler_row,
-    uniform_reference,
+    top_log_probabilities,
 )
 
 RNG = np.random.default_rng(4)
@@ -98,12 +99,13 @@ def test_the_reference_draws_the_same_token(run, options, vocabulary, spread):
     Batch(_logits(rows, vocabulary, spread), samplers).run(run).matches()
 
 
-def test_a_flat_vocabulary_that_no_list_can_hold(run):
+@pytest.mark.parametrize("spread", [0.5, 1.0, 2.5])
+def test_more_tokens_near_the_top_than_a_list_holds(run, spread):
+    choices = [{"top_k": 6000}, {"top_p": 0.7}, {"top_k": 7}, {"top_k": 40, "top_p": 0.8}]
     samplers = [
-        sampler_row(slot=0, seed=row, **(OFF | options))
-        for row, options in enumerate([{"top_k": 6000}, {"top_p": 0.7}, {"top_k": 7}] * 4)
+        sampler_row(slot=0, seed=row, **(OFF | options)) for row, options in enumerate(choices * 3)
     ]
-    Batch(_logits(12, 9001, 0.5), samplers).run(run).matches()
+    Batch(_logits(12, 20001, spread), samplers).run(run).matches()
 
 
 def _survivors(run, logits, draws=3000, **options):
@@ -221,3 +223,13 @@ def test_argmax(run, vocabulary, parts):
     run(argmax, 3, values, parts_tokens, ids, positions, tokens, parts=parts)
     assert tokens.tolist() == ids.tolist() == logits.argmax(1).tolist()
     assert positions.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("count", [1, 5, 37])
+def test_top_log_probabilities(count):
+    logits = RNG.integers(-4, 5, 37).astype(np.float32)
+    tokens, found = top_log_probabilities(logits, count)
+    exact = np.log(np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum())
+    np.testing.assert_allclose(found, np.sort(exact)[::-1][:count], atol=1e-12)
+    np.testing.assert_allclose(found, exact[tokens], atol=1e-12)
+    assert len(set(tokens.tolist())) == count
