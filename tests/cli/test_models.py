@@ -75,6 +75,15 @@ def test_show(capsys, home, model):
     assert "storage          F32 1 (32 B)\n" in told
 
 
+def test_what_a_file_says_cannot_harm_the_terminal(capsys, home, tmp_path):
+    path = tmp_path / "evil.gguf"
+    path.write_bytes(gguf().replace(b"llama", b"l\x1b[2\xff"))
+    assert main(["show", str(path)], home) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert main(["show", str(path), "--json"], home) == 0
+    assert json.loads(capsys.readouterr().out)["architecture"] == "l\x1b[2\udcff"
+
+
 def test_one_damaged_record_does_not_hide_the_others(capsys, home, model):
     for name in ("one", "two"):
         main(["pull", str(model), "--name", name, "--link"], home)

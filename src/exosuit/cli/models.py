@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
+from collections.abc import Sized
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,21 +150,27 @@ def describe(path: Path) -> dict[str, Any]:
         metadata, tensors = file.metadata, list(file.tensors.values())
         architecture = metadata.get("general.architecture")
         vocabulary = metadata.get("tokenizer.ggml.tokens")
+
+        def stated(key: str) -> str | int | float | None:
+            """A plain value; a file may hold anything under any key."""
+            value = metadata.get(key)
+            return value if isinstance(value, str | int | float) else None
+
         return {
             "path": str(path),
-            "name": metadata.get("general.name"),
-            "architecture": architecture,
+            "name": stated("general.name"),
+            "architecture": stated("general.architecture"),
             "parameters": sum(math.prod(tensor.shape) for tensor in tensors),
             "tensor_bytes": sum(tensor.size_bytes for tensor in tensors),
-            "context": metadata.get(f"{architecture}.context_length"),
-            "layers": metadata.get(f"{architecture}.block_count"),
-            "width": metadata.get(f"{architecture}.embedding_length"),
+            "context": stated(f"{architecture}.context_length"),
+            "layers": stated(f"{architecture}.block_count"),
+            "width": stated(f"{architecture}.embedding_length"),
             "storage": _storage_mix(tensors),
-            "tokenizer": metadata.get("tokenizer.ggml.model"),
-            "pre_tokenizer": metadata.get("tokenizer.ggml.pre"),
-            "vocabulary": len(vocabulary) if vocabulary is not None else None,
+            "tokenizer": stated("tokenizer.ggml.model"),
+            "pre_tokenizer": stated("tokenizer.ggml.pre"),
+            "vocabulary": len(vocabulary) if isinstance(vocabulary, Sized) else None,
             "chat_template": "tokenizer.chat_template" in metadata,
-            "licence": metadata.get("general.license"),
+            "licence": stated("general.license"),
         }
 
 

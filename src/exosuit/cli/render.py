@@ -37,12 +37,13 @@ def note(text: str) -> None:
 
 def text(line: str) -> None:
     """A line of the result."""
-    print(line)
+    print(_one_line(line))
 
 
 def document(value: Any) -> None:
-    """The one JSON document of a `--json` command."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """The one JSON document of a `--json` command; bytes that were no UTF-8 stay as escapes."""
+    document = json.dumps(value, indent=2, ensure_ascii=False)
+    print(document.encode("utf-8", "backslashreplace").decode())
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

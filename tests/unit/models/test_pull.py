@@ -154,8 +154,8 @@ def test_what_another_source_left_is_not_continued(store, file_server, served, m
     assert store.find("x").read_bytes() == make_gguf(20)
 
 
-def test_a_model_that_does_not_read_is_not_kept(store, file_server, served):
-    file_server.files["/x.gguf"] = served(b"GGUF and then nothing sensible")
+def test_a_model_that_does_not_read_is_not_kept(store, file_server, served, make_gguf):
+    file_server.files["/x.gguf"] = served(make_gguf()[:60])
     with pytest.raises(CorruptFile):
         pull(f"{file_server.url}/x.gguf", store)
     assert store.names() == []
