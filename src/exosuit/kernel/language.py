@@ -86,6 +86,8 @@ def select(condition: Value, yes: Value | float, no: Value | float) -> Value:
 
 
 def _intrinsic(name: str, x: Value, *others: Value) -> Value:
+    if x.dtype is bf16:
+        return _intrinsic(name, x.to(f32), *(other.to(f32) for other in others)).to(bf16)
     operands = [(v.type.ir, v.ir) for v in (x, *others)]
     text = current().call(x.type.ir, f"llvm.{name}.{x.type.suffix}", *operands)
     return Value(x.type, text)
@@ -105,6 +107,10 @@ def maximum(a: Value, b: Value | float) -> Value:
 
 def fma(a: Value, b: Value | float, c: Value | float) -> Value:
     """`a * b + c`, rounded once."""
+    if a.dtype is bf16:
+        raise refuse("fma of bf16", "no chip rounds it once; convert to f32")
+    if a.dtype is f16:
+        current().require("fma_f16", "fma of f16")
     b, c = constant_like(a, b), constant_like(a, c)
     lanes = max(a.lanes, b.lanes, c.lanes)
     return _intrinsic("fma", a.splat(lanes), b.splat(lanes), c.splat(lanes))

@@ -19,13 +19,14 @@ from exosuit.errors import UsageError
 #   async_copy    copies from memory to shared memory in the background
 #   pair_dot      pair_dot, pair_dot_bytes, apply_sign
 #   dot4_fast     dot4 is one instruction (it is correct everywhere); vnni, i8mm: for u8 times i8
+#   fma_f16       fma of f16 (sums and products of f16 exist everywhere)
 #   avx512        vectors of 512 bits
 CAPABILITIES = (
     "mma", "wmma_gfx11", "wmma_gfx12", "async_copy", "pair_dot", "dot4_fast", "vnni", "i8mm",
-    "avx512",
+    "fma_f16", "avx512",
 )  # fmt: skip
 
-_GPU_COMMON = frozenset({"mma", "dot4_fast"})
+_GPU_COMMON = frozenset({"mma", "dot4_fast", "fma_f16"})
 
 _AMD = {
     "gfx1100": {"wmma_gfx11"},
@@ -58,9 +59,9 @@ _X86 = {
 }
 
 _ARM = {
-    "neon": ("+neon,+fp-armv8,+fullfp16", set[str]()),
-    "dotprod": ("+neon,+fullfp16,+dotprod", {"dot4_fast"}),
-    "i8mm": ("+neon,+fullfp16,+dotprod,+i8mm,+bf16", {"dot4_fast", "i8mm"}),
+    "neon": ("+neon,+fp-armv8,+fullfp16", {"fma_f16"}),
+    "dotprod": ("+neon,+fullfp16,+dotprod", {"fma_f16", "dot4_fast"}),
+    "i8mm": ("+neon,+fullfp16,+dotprod,+i8mm,+bf16", {"fma_f16", "dot4_fast", "i8mm"}),
 }
 
 

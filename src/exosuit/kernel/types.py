@@ -119,8 +119,10 @@ def constant_text(type: Type, value: float) -> str:
     elif dtype is f16:
         text = f"0xH{int.from_bytes(struct.pack('>e', value), 'big'):04X}"
     elif dtype is bf16:
-        high = struct.unpack(">I", struct.pack(">f", value))[0] >> 16
-        text = f"0xR{high:04X}"
+        bits = struct.unpack(">I", struct.pack(">f", value))[0]
+        if value == value:  # to nearest, ties to even; a NaN keeps its bits
+            bits += 0x7FFF + (bits >> 16 & 1)
+        text = f"0xR{bits >> 16:04X}"
     else:
         exact = value if dtype is f64 else struct.unpack(">f", struct.pack(">f", value))[0]
         text = f"0x{int.from_bytes(struct.pack('>d', exact), 'big'):016X}"

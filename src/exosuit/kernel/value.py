@@ -21,7 +21,9 @@ from exosuit.kernel.types import (
     bf16,
     boolean,
     constant_text,
+    f16,
     f32,
+    f64,
     i32,
     i64,
     u16,
@@ -141,7 +143,11 @@ class Value:
     # Conversion ---------------------------------------------------------------------------
 
     def to(self, dtype: DTypeClass) -> Value:
-        """The same number in another type; floats to integers truncate towards zero."""
+        """The same number in another type, rounded to nearest even.
+
+        Floats to integers truncate towards zero; what does not fit has no defined result. To bf16,
+        and from f64 to f16, the way leads through f32 and so may round twice.
+        """
         return _convert(self, dtype)
 
     def view(self, dtype: DTypeClass) -> Value:
@@ -177,18 +183,25 @@ class Value:
 
     def shuffle(self, lanes: Sequence[int], other: Value | None = None) -> Value:
         """Lane `k` of the result is lane `lanes[k]` of this, or of `other` past this one's end."""
+        if len(lanes) == 1:
+            return (
+                self[lanes[0]]
+                if other is None or lanes[0] < self.lanes
+                else (other[lanes[0] - self.lanes])
+            )
         second = other.typed if other is not None else f"{self.type.ir} poison"
         order = ", ".join(f"i32 {lane}" for lane in lanes)
         text = current().assign(
             f"shufflevector {self.typed}, {second}, <{len(lanes)} x i32> <{order}>"
         )
-        result = Value(Type(self.dtype, len(lanes)), text)
-        return result if len(lanes) > 1 else result[0]
+        return Value(Type(self.dtype, len(lanes)), text)
 
     def reduce(self, operation: str) -> Value:
         """All lanes into one scalar: "add", "max" or "min"; the order of additions is free."""
         if self.lanes == 1:
             return self
+        if self.dtype is bf16:
+            return self.to(f32).reduce(operation).to(bf16)
         builder = current()
         if operation == "add" and self.type.is_float:
             zero = constant_text(Type(self.dtype), -0.0)
@@ -430,9 +443,16 @@ class Variable:
 def constant(dtype: DTypeClass, value: float, lanes: int = 1) -> Value:
     """A number known while compiling, in every lane."""
     type = Type(dtype, lanes)
-    if dtype.kind in ("int", "uint") and value != int(value):
-        raise refuse(f"{value} as {type}", "an integer constant must be whole")
-    return Value(type, constant_text(type, value))
+    if dtype.kind in ("int", "uint"):
+        if value != int(value):
+            raise refuse(f"{value} as {type}", "an integer constant must be whole")
+        # Both readings of the bits are welcome: ~x is x ^ -1, of unsigned types too.
+        if not -(1 << (dtype.bits - 1)) <= value < 1 << dtype.bits:
+            raise refuse(f"{value} as {type}", f"it does not fit into {dtype.bits} bits")
+    try:
+        return Value(type, constant_text(type, value))
+    except OverflowError:
+        raise refuse(f"{value} as {type}", "it is too large for the type") from None
 
 
 def integer(value: Value | int, dtype: DTypeClass = i32) -> Value:
@@ -481,6 +501,9 @@ def _operands(a: Value, other: Value | float) -> tuple[Value, Value]:
 
 def _arithmetic(operation: str, a: Value, other: Value | float) -> Value:
     a, b = _operands(a, other)
+    if a.dtype is bf16:
+        # Exact, since f32 has more than twice the digits; few chips compute in bf16 itself.
+        return _arithmetic(operation, a.to(f32), b.to(f32)).to(bf16)
     name = ("f" if a.type.is_float else "") + operation
     return Value(a.type, current().assign(f"{name} {a.typed}, {b.ir}"))
 
@@ -523,7 +546,8 @@ def _convert(x: Value, dtype: DTypeClass) -> Value:
         return (x.view(u16).to(u32) << 16).view(f32)
     if b is bf16 and a is f32:
         return _round_to_bf16(x)
-    if a is bf16 or b is bf16:
+    if a is bf16 or b is bf16 or {a, b} == {f16, f64}:
+        # No CPU converts f64 to f16 at once; LLVM would call a library that nobody links.
         return x.to(f32).to(dtype)
     if a.kind == "float" and b.kind == "float":
         word = "fpext" if b.bits > a.bits else "fptrunc"

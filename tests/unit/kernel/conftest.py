@@ -22,6 +22,7 @@ from exosuit.program import Access, Program
 GPU = [name for name in Target.names() if Target.named(name).is_gpu]
 AMD = [name for name in GPU if name.startswith("gfx")]
 NVIDIA = [name for name in GPU if name.startswith("sm_")]
+CPU = [name for name in Target.names() if name not in GPU]
 
 
 def _host_levels() -> list[Target]:
@@ -104,7 +105,7 @@ def assembly() -> Callable[..., str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parameters named after a family of targets go through all of it."""
-    families = {"gpu": GPU, "amd": AMD, "nvidia": NVIDIA, "any_target": Target.names()}
+    families = {"gpu": GPU, "amd": AMD, "nvidia": NVIDIA, "cpu": CPU, "any_target": Target.names()}
     for name, targets in families.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, targets)

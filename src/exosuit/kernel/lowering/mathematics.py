@@ -6,7 +6,7 @@ polynomial. Errors against float64 are in the tests: a few units in the last pla
 
 from __future__ import annotations
 
-from exosuit.kernel.language import fma, maximum, minimum, rint, select
+from exosuit.kernel.language import fma, rint, select
 from exosuit.kernel.types import i32
 from exosuit.kernel.value import Value, constant_like
 
@@ -26,7 +26,9 @@ def _polynomial(x: Value, coefficients: list[float]) -> Value:
 
 def exp(x: Value) -> Value:
     """f32; overflows to infinity above 88.7, underflows to 0 below -87.3 (no denormals)."""
-    clamped = maximum(minimum(x, 89.0), -88.0)
+    # Selects in this order, rather than minimum and maximum, let a NaN pass.
+    below = select(x > 89.0, 89.0, x)
+    clamped = select(below < -88.0, -88.0, below)
     whole = rint(clamped * _LOG2_E)
     rest = fma(whole, -_LN2_LOW, fma(whole, -_LN2_HIGH, clamped))
     series = _polynomial(rest, [1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0])
