@@ -39,6 +39,18 @@ class Config:
         """An optional key of this architecture (`qwen3moe.expert_count` is "expert_count")."""
         return self.keys.get(f"{self.architecture}.{key}", default)
 
+    def count(self, key: str, most: int) -> int:
+        """A key that must be there: a whole number from 1 to `most`."""
+        value = self.get(key, None)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+            raise CorruptFile(
+                f"{self.architecture}.{key} is {value!r}",
+                cause=f"it must be a whole number from 1 to {most}",
+                next="download the model again: exosuit pull",
+                key=key,
+            )
+        return value
+
     @property
     def query_width(self) -> int:
         return self.heads * self.head_dim

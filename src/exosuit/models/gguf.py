@@ -137,6 +137,18 @@ class GgufFile:
         tensor = self.tensors[name]
         return dequantise(tensor.type, stored).reshape(tensor.shape)
 
+    def discard(self, name: str) -> None:
+        """Let the system forget the tensor's pages, until it is read again.
+
+        A loader that has copied a tensor says so, or the file would count as resident twice over.
+        """
+        tensor = self.tensors[name]
+        page = mmap.PAGESIZE
+        start = -(-tensor.offset // page) * page
+        length = (tensor.offset + tensor.size_bytes) // page * page - start
+        if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._maps[tensor.part].madvise(mmap.MADV_DONTNEED, start, length)
+
     def close(self) -> None:
         """Idempotent. Views that are still alive keep their map until they go."""
         maps, self._maps = self._maps, []

@@ -7,7 +7,7 @@ storage type that no kernel reads is expanded to Q8_0 first, and the loader says
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,14 @@ class Stack:
     @property
     def columns(self) -> int:
         return self.matrices[0].columns
+
+
+@dataclass(frozen=True)
+class Experts:
+    """As many matrices of one shape, one after the other; `matrix` describes one of them."""
+
+    matrix: Matrix
+    count: int
 
 
 def format_of(type: StorageType) -> AnyFormat:
@@ -188,24 +196,26 @@ class WeightLoader:
         self._advance(tensor)
         return Stack((matrix,), interleaved=True)
 
-    def experts(self, names: Sequence[str], interleaved: bool) -> list[Matrix]:
-        """Three-dimensional tensors [expert, row, column] as one matrix for each expert."""
+    def experts(self, names: Sequence[str], interleaved: bool = False) -> Experts:
+        """Tensors [expert, row, column], those of one expert together (see `gated`)."""
         tensors = [self._tensor(name) for name in names]
-        matrices: list[Matrix] = []
-        count = tensors[0].shape[0]
-        for expert in range(count):
-            rows = sum(t.shape[1] for t in tensors)
-            format = format_of(tensors[0].type)
-            matrix = self._take(names[0], rows, tensors[0].shape[2], format)
-            for which, tensor in enumerate(tensors):
-                per = tensor.shape[1]
-                raw = self.file.raw(tensor.name)[expert * per : (expert + 1) * per]
-                step, start = (len(tensors), which) if interleaved else (1, which * per // ROWS)
-                self._pack(tensor, raw, matrix, step, start)
-            matrices.append(matrix)
+        first = tensors[0]
         for tensor in tensors:
+            same = tensor.shape == first.shape and tensor.type is first.type
+            if len(tensor.shape) != 3 or not same or tensor.shape[1] % ROWS:
+                raise _wrong_shape(tensor, f"{list(first.shape)} of {first.type.label} in eights")
+        count, rows, columns = first.shape
+        each = rows * len(tensors)
+        format = format_of(first.type)
+        matrix = self._take(names[0], each * count, columns, format)
+        for which, tensor in enumerate(tensors):
+            raw = self.file.raw(tensor.name)
+            for expert in range(count):
+                step, start = (len(tensors), which) if interleaved else (1, which * rows // ROWS)
+                part = raw[expert * rows : (expert + 1) * rows]
+                self._pack(tensor, part, matrix, step, start + expert * each // ROWS)
             self._advance(tensor)
-        return matrices
+        return Experts(replace(matrix, rows=each, panels=each // ROWS), count)
 
     # Packing ------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from exosuit.models.matrices import WeightLoader
 from exosuit.models.phi3 import Phi3
 from exosuit.models.qwen2 import Qwen2
 from exosuit.models.qwen3 import Qwen3
+from exosuit.models.qwen3moe import Qwen3Moe
 from exosuit.models.recording import LayerCache, Recording
 from exosuit.models.step import StepBuffers, StepLimits
 from exosuit.ops.cache import PAGE
@@ -34,6 +35,7 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
     "phi3": Phi3,
     "qwen2": Qwen2,
     "qwen3": Qwen3,
+    "qwen3moe": Qwen3Moe,
 }
 
 

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 
 from exosuit.driver.device import Region
 from exosuit.graph import Arena, Graph
-from exosuit.models.matrices import Matrix, Stack
+from exosuit.models.matrices import Experts, Matrix, Stack
 from exosuit.models.step import StepBuffers
 from exosuit.ops.activations import Prologue, arrange, quantise
 from exosuit.ops.attention import Attention, attention, combine, splits_for
 from exosuit.ops.embedding import embed
 from exosuit.ops.epilogues import Epilogue, GatedEpilogue
 from exosuit.ops.formats import ROWS
-from exosuit.ops.matmul import Tile, matmul
-from exosuit.ops.matmul_float import FloatFormat, matmul_float
+from exosuit.ops.matmul import Tile, matmul, matmul_experts
+from exosuit.ops.matmul_float import FloatFormat, matmul_experts_float, matmul_float
 from exosuit.ops.programs import Programs
 from exosuit.ops.rotary import Heads, rope_and_cache, rope_angles
+from exosuit.ops.routing import Routing, collect, deal, route
 from exosuit.ops.rows import add_normed, gated, gather_rows, soft_cap
 from exosuit.units import round_up
 
@@ -165,19 +166,29 @@ class Recording:
         )
 
     def _prepare(
-        self, x: Region, matrix: Matrix, tile: int, tokens: int, norm: Norm | None
+        self,
+        x: Region,
+        matrix: Matrix,
+        tile: int,
+        lines: int,
+        norm: Norm | None,
+        rows: Region | None = None,
+        choices: int = 0,
     ) -> tuple[Region, ...]:
-        columns, padded = matrix.columns, round_up(tokens, ROWS)
+        """Activations as the matrix's kernel reads them; `rows` and `choices` as for experts."""
+        columns, padded = matrix.columns, round_up(lines, ROWS)
+        rows = rows or self._unused
         prologue = Prologue(norm.epsilon if norm else None)
         weight = norm.weight if norm else self._unused
         if isinstance(matrix.format, FloatFormat):
-            if tile == 1 and norm is None:
+            if tile == 1 and norm is None and not choices:
                 return (x,)
             out = self.region(f"arranged {columns}", 4 * columns * padded)
             program = self._programs.get(
-                arrange, columns=columns, stride=columns, tokens=tile, prologue=prologue
-            )
-            self.graph.launch(program, tokens, x, weight, out)
+                arrange, columns=columns, stride=columns, tokens=tile, prologue=prologue,
+                choices=choices,
+            )  # fmt: skip
+            self.graph.launch(program, lines, x, weight, rows, out)
             return (out,)
         block, sub = matrix.format.block, matrix.format.sub
         name = f"{columns} by {block} and {sub}"
@@ -188,10 +199,64 @@ class Recording:
         )
         program = self._programs.get(
             quantise, columns=columns, stride=columns, block=block, sub=sub, tokens=tile,
-            prologue=prologue,
+            prologue=prologue, choices=choices,
         )  # fmt: skip
-        self.graph.launch(program, tokens, x, weight, *outs)
+        self.graph.launch(program, lines, x, weight, rows, *outs)
         return outs
+
+    def mixture(
+        self, x: Region, router: Stack, gate_up: Experts, down: Experts, chosen: int, norm: Norm
+    ) -> None:
+        """`x += the chosen experts' feed-forward of norm(x)`, weights renormalised to sum to 1."""
+        tile = tile_tokens(self.tokens, self._wide)
+        routing = Routing(gate_up.count, chosen, renormalise=True, scale=1.0, tile=tile)
+        tiles = routing.tiles(self.tokens)
+        logits = self.floats("router", gate_up.count)
+        self.linear(x, router, logits, norm)
+        experts = self.region("experts", 4 * chosen * self.tokens)
+        weights = self.region("expert weights", 4 * chosen * self.tokens)
+        get, launch = self._programs.get, self.graph.launch
+        launch(get(route, routing=routing), self.tokens, logits, experts, weights)
+        rows = self.region("expert rows", 4 * tiles * tile)
+        tile_experts = self.region("tile experts", 4 * tiles)
+        places = self.region("places", 4 * chosen * self.tokens)
+        launch(
+            get(deal, routing=routing), 1, experts, self.step.slots, rows, tile_experts, places,
+            self.tokens, tiles,
+        )  # fmt: skip
+        hidden = self.floats("expert hidden", down.matrix.columns, tiles * tile)
+        self._experts(x, gate_up, tile_experts, hidden, tile, tiles, GatedEpilogue(), norm,
+                      rows, chosen)  # fmt: skip
+        results = self.floats("expert results", self.width, tiles * tile)
+        self._experts(hidden, down, tile_experts, results, tile, tiles, Epilogue())
+        program = get(collect, width=self.width, chosen=chosen)
+        launch(program, self.tokens, results, weights, places, x)
+
+    def _experts(
+        self,
+        x: Region,
+        experts: Experts,
+        tile_experts: Region,
+        out: Region,
+        tokens: int,
+        tiles: int,
+        epilogue: Epilogue,
+        norm: Norm | None = None,
+        rows: Region | None = None,
+        choices: int = 0,
+    ) -> None:
+        matrix = experts.matrix
+        prepared = self._prepare(x, matrix, tokens, tiles * tokens, norm, rows, choices)
+        groups = 2 if isinstance(epilogue, GatedEpilogue) else 1
+        is_float = isinstance(matrix.format, FloatFormat)
+        program = self._programs.get(
+            matmul_experts_float if is_float else matmul_experts,
+            rows=matrix.rows, columns=matrix.columns, format=matrix.format,
+            tile=Tile(tokens, groups), epilogue=epilogue,
+        )  # fmt: skip
+        self.graph.launch(
+            program, tiles * (matrix.panels // groups), matrix.region, tile_experts, *prepared, out
+        )
 
     # The parts of a model -----------------------------------------------------------------
 

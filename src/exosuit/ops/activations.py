@@ -6,6 +6,7 @@ Quantisation is symmetric to 127 steps per block, round to nearest even, as in g
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ from exosuit.kernel import (
     i8,
     i16,
     i32,
+    i64,
     kernel,
     loop,
     maximum,
@@ -32,6 +34,7 @@ from exosuit.kernel import (
     select,
     u32,
     variable,
+    when,
     zeros,
 )
 
@@ -66,6 +69,7 @@ class Prologue:
 def quantise(
     x: In[f32],
     weight: In[f32],
+    rows: In[i32],
     quants: Out[i8],
     scales: Out[f32],
     sums: Out[i16],
@@ -76,71 +80,86 @@ def quantise(
     sub: int,
     tokens: int,
     prologue: Prologue,
+    choices: int = 0,
 ) -> None:
     """Quantise f32[token, columns] (rows `stride` apart) to signed bytes, one scale per `block`.
 
     weight  f32[columns] of the prologue, or unused
+    rows    with `choices` of each token: which choice each line takes (see `ops.routing`), -1 to
+            leave it alone; unused otherwise
     quants, scales, sums  as `ops.matmul` describes, for tiles of `tokens`
     """
-    token = group()
-    row = x.at(token * stride)
-    tile, m = token // tokens, token % tokens
-    blocks, subs = columns // block, block // sub
-    scale = prologue.scale(row, columns)
-    dwords = quants.view(u32).at(tile * (columns // 4 * tokens) + m)
-    block_scales = scales.at(tile * (blocks * tokens) + m)
-    pairs = 2 if subs > 1 else 1
-    block_sums = sums.at(tile * (blocks * subs * tokens) + m * pairs)
+    for row in _source(x, rows, stride, choices):
+        tile, m = group() // tokens, group() % tokens
+        blocks, subs = columns // block, block // sub
+        scale = prologue.scale(row, columns)
+        dwords = quants.view(u32).at(tile * (columns // 4 * tokens) + m)
+        block_scales = scales.at(tile * (blocks * tokens) + m)
+        pairs = 2 if subs > 1 else 1
+        block_sums = sums.at(tile * (blocks * subs * tokens) + m * pairs)
 
-    def element(i: Value) -> Value:
-        return prologue.apply(row.load(i, _STEP), weight.load(i, _STEP), scale)
+        def element(i: Value) -> Value:
+            return prologue.apply(row.load(i, _STEP), weight.load(i, _STEP), scale)
 
-    for b in loop(blocks):
-        largest = variable(zeros(f32, _STEP))
-        for i in loop(block, step=_STEP):
-            largest.value = maximum(largest.value, absolute(element(b * block + i)))
-        peak = largest.value.reduce("max")
-        inverse = select(peak.eq(0.0), 0.0, 127.0 / peak)
-        block_scales[b * tokens] = peak * (1.0 / 127.0)
-        for s in range(subs):
-            total = zeros(i32, _STEP)
-            for i in range(s * sub, (s + 1) * sub, _STEP):
-                whole = rint(element(b * block + i) * inverse).to(i32)
-                total = total + whole
-                packed = whole.to(i8).view(u32)
-                place = b * (block // 4) + i // 4
-                dwords[place * tokens] = packed[0]
-                dwords[(place + 1) * tokens] = packed[1]
-            place = (b * (subs // pairs) + s // pairs) * (tokens * pairs) + s % pairs
-            block_sums[place] = total.reduce("add").to(i16)
+        for b in loop(blocks):
+            largest = variable(zeros(f32, _STEP))
+            for i in loop(block, step=_STEP):
+                largest.value = maximum(largest.value, absolute(element(b * block + i)))
+            peak = largest.value.reduce("max")
+            inverse = select(peak.eq(0.0), 0.0, 127.0 / peak)
+            block_scales[b * tokens] = peak * (1.0 / 127.0)
+            for s in range(subs):
+                total = zeros(i32, _STEP)
+                for i in range(s * sub, (s + 1) * sub, _STEP):
+                    whole = rint(element(b * block + i) * inverse).to(i32)
+                    total = total + whole
+                    packed = whole.to(i8).view(u32)
+                    place = b * (block // 4) + i // 4
+                    dwords[place * tokens] = packed[0]
+                    dwords[(place + 1) * tokens] = packed[1]
+                place = (b * (subs // pairs) + s // pairs) * (tokens * pairs) + s % pairs
+                block_sums[place] = total.reduce("add").to(i16)
 
 
 @kernel
 def arrange(
     x: In[f32],
     weight: In[f32],
+    rows: In[i32],
     out: Out[f32],
     *,
     columns: int,
     stride: int,
     tokens: int,
     prologue: Prologue,
+    choices: int = 0,
 ) -> None:
     """The same without quantising: f32[token, columns] to f32[tile, columns, tokens]."""
-    token = group()
-    row = x.at(token * stride)
-    scale = prologue.scale(row, columns)
-    line = out.at(token // tokens * (columns * tokens) + token % tokens)
-    whole = columns // _STEP * _STEP
-    for i in loop(whole, step=_STEP):
-        value = prologue.apply(row.load(i, _STEP), weight.load(i, _STEP), scale)
-        if tokens == 1:
-            line.store(value, i)
-        else:
-            for lane in range(_STEP):
-                line[(i + lane) * tokens] = value[lane]
-    for i in range(whole, columns):
-        line[i * tokens] = prologue.apply(row[i], weight[i], scale)
+    line = out.at(group() // tokens * (columns * tokens) + group() % tokens)
+    for row in _source(x, rows, stride, choices):
+        scale = prologue.scale(row, columns)
+        whole = columns // _STEP * _STEP
+        for i in loop(whole, step=_STEP):
+            value = prologue.apply(row.load(i, _STEP), weight.load(i, _STEP), scale)
+            if tokens == 1:
+                line.store(value, i)
+            else:
+                for lane in range(_STEP):
+                    line[(i + lane) * tokens] = value[lane]
+        for i in range(whole, columns):
+            line[i * tokens] = prologue.apply(row[i], weight[i], scale)
+
+
+def _source(
+    x: Pointer[DType], rows: Pointer[DType], stride: int, choices: int
+) -> Iterator[Pointer[DType]]:
+    """The row that this workgroup takes; nothing where it has none."""
+    if not choices:
+        yield x.at(group().to(i64) * stride)
+        return
+    choice = rows[group()]
+    with when(choice >= 0):
+        yield x.at((choice // choices).to(i64) * stride)
 
 
 def quantise_reference(

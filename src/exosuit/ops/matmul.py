@@ -20,6 +20,7 @@ from exosuit.kernel import (
     DType,
     In,
     InOut,
+    Out,
     Pointer,
     Scalar,
     Value,
@@ -39,6 +40,7 @@ from exosuit.kernel import (
     u8,
     u32,
     variable,
+    when,
     zeros,
 )
 from exosuit.ops.dots import Sum, dots_for
@@ -79,33 +81,86 @@ def matmul(
 ) -> None:
     """`out[token, row] = epilogue(sum over k of weights[row, k] * activations[token, k])`.
 
-    weights  packed, ceil(rows / 8) groups of columns / block blocks
+    weights  packed, ceil(rows / 8) panels of columns / block blocks
     extra    what the epilogue adds: a bias f32[rows], or unused
     out      f32[tiles * tile.tokens, epilogue.width(rows)], lines `stride` apart
     """
-    blocks = columns // format.block
     first = group() * tile.groups
-    panel_bytes = blocks * format.packed_bytes
-    panels = [weights.at((first + g).to(i64) * panel_bytes) for g in range(tile.groups)]
+    panels = _panels(weights, first, columns, format, tile)
     for t in loop(tiles):
-        totals = [[variable(zeros(f32, ROWS)) for _ in range(tile.tokens)] for _ in panels]
         activation = _Activation.of_tile(quants, scales, sums, t, columns, format, tile.tokens)
-        for b in loop(blocks):
-            places = [panel.at(b * format.packed_bytes) for panel in panels]
-            if tile.ahead:
-                for place in places:
-                    for line in range(0, format.packed_bytes, 64):
-                        prefetch(place, tile.ahead + line, keep=False)
-            here = activation.of_block(b)
-            for place, row_totals in zip(places, totals, strict=True):
-                block_parts = _scaled_block if format.has_sub_scales else _plain_block
-                parts = block_parts(place, here, format)
-                for total, part in zip(row_totals, parts, strict=True):
-                    total.value = fma(part[0], part[1], total.value) + part[2]
-        for m in range(tile.tokens):
-            token = t * tile.tokens + m
-            results = [row_totals[m].value for row_totals in totals]
-            epilogue.store(out, extra, token, first, results, rows, stride)
+        totals = _multiply_tile(panels, activation, columns, format, tile)
+        for m, results in enumerate(totals):
+            epilogue.store(out, extra, t * tile.tokens + m, first, results, rows, stride)
+
+
+@kernel
+def matmul_experts(
+    weights: In[u8],
+    tile_experts: In[i32],
+    quants: In[i8],
+    scales: In[f32],
+    sums: In[i16],
+    out: Out[f32],
+    *,
+    rows: int,
+    columns: int,
+    format: Format,
+    tile: Tile,
+    epilogue: Epilogue,
+) -> None:
+    """The same where each tile has its own matrix. `tiles * (panels / tile.groups)` groups.
+
+    weights       packed matrices of all experts, one after the other
+    tile_experts  i32[tiles]: which of them a tile takes; -1 leaves its output alone
+    """
+    panel_groups = -(-rows // ROWS) // tile.groups
+    t, first = group() // panel_groups, group() % panel_groups * tile.groups
+    expert = tile_experts[t]
+    with when(expert >= 0):
+        size = packed_panel_bytes(columns, format) * -(-rows // ROWS)
+        panels = _panels(weights.at(expert.to(i64) * size), first, columns, format, tile)
+        activation = _Activation.of_tile(quants, scales, sums, t, columns, format, tile.tokens)
+        totals = _multiply_tile(panels, activation, columns, format, tile)
+        for m, results in enumerate(totals):
+            token, width = t * tile.tokens + m, epilogue.width(rows)
+            epilogue.store(out, scales, token, first, results, rows, width)
+
+
+def packed_panel_bytes(columns: int, format: Format) -> int:
+    """Bytes of eight packed rows."""
+    return columns // format.block * format.packed_bytes
+
+
+def _panels(
+    weights: Pointer[DType], first: Value, columns: int, format: Format, tile: Tile
+) -> list[Pointer[DType]]:
+    size = packed_panel_bytes(columns, format)
+    return [weights.at((first + g).to(i64) * size) for g in range(tile.groups)]
+
+
+def _multiply_tile(
+    panels: list[Pointer[DType]],
+    activation: _Activation,
+    columns: int,
+    format: Format,
+    tile: Tile,
+) -> list[list[Value]]:
+    """For each token of the tile f32[8] for each panel."""
+    totals = [[variable(zeros(f32, ROWS)) for _ in range(tile.tokens)] for _ in panels]
+    for b in loop(columns // format.block):
+        places = [panel.at(b * format.packed_bytes) for panel in panels]
+        if tile.ahead:
+            for place in places:
+                for line in range(0, format.packed_bytes, 64):
+                    prefetch(place, tile.ahead + line, keep=False)
+        here = activation.of_block(b)
+        block_parts = _scaled_block if format.has_sub_scales else _plain_block
+        for place, row_totals in zip(places, totals, strict=True):
+            parts = block_parts(place, here, format)
+            for total, part in zip(row_totals, parts, strict=True):
+                total.value = fma(part[0], part[1], total.value) + part[2]
+    return [[row_totals[m].value for row_totals in totals] for m in range(tile.tokens)]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from exosuit.kernel import (
     DType,
     In,
     InOut,
+    Out,
     Pointer,
     Scalar,
     Value,
@@ -27,6 +28,7 @@ from exosuit.kernel import (
     loop,
     u8,
     variable,
+    when,
     zeros,
 )
 from exosuit.ops.epilogues import Epilogue
@@ -83,33 +85,80 @@ def matmul_float(
 ) -> None:
     """`out[token, row] = epilogue(sum over k of weights[row, k] * activations[token, k])`."""
     first = group() * tile.groups
-    panel_bytes = columns * ROWS * format.bytes
-    panels = [weights.at((first + g).to(i64) * panel_bytes) for g in range(tile.groups)]
-    chains = 4 if tile.tokens * tile.groups < 4 else 1
+    panels = _panels(weights, first, columns, format, tile)
     for t in loop(tiles):
         line = activations.at(t.to(i64) * (columns * tile.tokens))
-        totals = [
-            [[variable(zeros(f32, ROWS)) for _ in range(chains)] for _ in range(tile.tokens)]
-            for _ in panels
-        ]
-
-        def column(index: Value | int, chain: int) -> None:
-            spread = [line.load(index * tile.tokens + m).splat(ROWS) for m in range(tile.tokens)]
-            for panel, row_totals in zip(panels, totals, strict=True):
-                weight = format.load(panel, index)
-                for value, accumulators in zip(spread, row_totals, strict=True):
-                    total = accumulators[chain]
-                    total.value = fma(weight, value, total.value)
-
-        whole = columns // _UNROLL * _UNROLL
-        for k in loop(whole, step=_UNROLL):
-            for u in range(_UNROLL):
-                column(k + u, u % chains)
-        for k in range(whole, columns):
-            column(k, 0)
-        for m in range(tile.tokens):
-            results = [_sum_of([c.value for c in row_totals[m]]) for row_totals in totals]
+        totals = _multiply_tile(panels, line, columns, format, tile)
+        for m, results in enumerate(totals):
             epilogue.store(out, extra, t * tile.tokens + m, first, results, rows, stride)
+
+
+@kernel
+def matmul_experts_float(
+    weights: In[u8],
+    tile_experts: In[i32],
+    activations: In[f32],
+    out: Out[f32],
+    *,
+    rows: int,
+    columns: int,
+    format: FloatFormat,
+    tile: Tile,
+    epilogue: Epilogue,
+) -> None:
+    """The same where each tile has its own matrix; see `ops.matmul.matmul_experts`."""
+    panel_groups = -(-rows // ROWS) // tile.groups
+    t, first = group() // panel_groups, group() % panel_groups * tile.groups
+    expert = tile_experts[t]
+    with when(expert >= 0):
+        size = columns * ROWS * format.bytes * -(-rows // ROWS)
+        panels = _panels(weights.at(expert.to(i64) * size), first, columns, format, tile)
+        line = activations.at(t.to(i64) * (columns * tile.tokens))
+        totals = _multiply_tile(panels, line, columns, format, tile)
+        for m, results in enumerate(totals):
+            token, width = t * tile.tokens + m, epilogue.width(rows)
+            epilogue.store(out, activations, token, first, results, rows, width)
+
+
+def _panels(
+    weights: Pointer[DType], first: Value, columns: int, format: FloatFormat, tile: Tile
+) -> list[Pointer[DType]]:
+    size = columns * ROWS * format.bytes
+    return [weights.at((first + g).to(i64) * size) for g in range(tile.groups)]
+
+
+def _multiply_tile(
+    panels: list[Pointer[DType]],
+    line: Pointer[DType],
+    columns: int,
+    format: FloatFormat,
+    tile: Tile,
+) -> list[list[Value]]:
+    """For each token of the tile f32[8] for each panel."""
+    chains = 4 if tile.tokens * tile.groups < 4 else 1
+    totals = [
+        [[variable(zeros(f32, ROWS)) for _ in range(chains)] for _ in range(tile.tokens)]
+        for _ in panels
+    ]
+
+    def column(index: Value | int, chain: int) -> None:
+        spread = [line.load(index * tile.tokens + m).splat(ROWS) for m in range(tile.tokens)]
+        for panel, row_totals in zip(panels, totals, strict=True):
+            weight = format.load(panel, index)
+            for value, accumulators in zip(spread, row_totals, strict=True):
+                total = accumulators[chain]
+                total.value = fma(weight, value, total.value)
+
+    whole = columns // _UNROLL * _UNROLL
+    for k in loop(whole, step=_UNROLL):
+        for u in range(_UNROLL):
+            column(k + u, u % chains)
+    for k in range(whole, columns):
+        column(k, 0)
+    return [
+        [_sum_of([chain.value for chain in row_totals[m]]) for row_totals in totals]
+        for m in range(tile.tokens)
+    ]
 
 
 def _sum_of(values: list[Value]) -> Value:

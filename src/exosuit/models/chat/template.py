@@ -8,7 +8,7 @@ in a `Prompt` or in a three-line error that names its line.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any, cast
@@ -141,15 +141,18 @@ class ChatTemplate:
         return self._render(plain, add_generation_prompt, now)
 
     def _render(
-        self, plain: dict[str, Any], add_generation_prompt: bool, now: Callable[[], datetime]
+        self,
+        plain: dict[str, Any],
+        add_generation_prompt: bool,
+        now: Callable[[], datetime],
+        limits: Limits | None = None,
     ) -> Prompt:
+        limits = limits or self._limits
         size = Budget(Limits(value_bytes=1 << 40)).measure(plain)
         variables = plain | self._tokens
         variables["add_generation_prompt"] = add_generation_prompt
         variables["strftime_now"] = clock(now)
-        rendered = self._guarded(
-            Budget(self._limits, size), lambda: self._template.render(variables)
-        )
+        rendered = self._guarded(Budget(limits, size), lambda: self._template.render(variables))
         return Prompt(self._control.segments(rendered))
 
     # ---- text content or lists of parts: templates know one of them, clients send either
@@ -158,11 +161,13 @@ class ChatTemplate:
     def wants_parts(self) -> bool:
         """Whether the template prints text only from a list of parts, found by trying both."""
         probe = "x7f3a"
+        brief = replace(self._limits, seconds=self._limits.seconds / 5)
 
         def shows(content: Any) -> bool:
             messages = [{"role": "user", "content": content}]
             try:
-                prompt = self._render({"messages": messages, "tools": None}, False, datetime.now)
+                plain: dict[str, Any] = {"messages": messages, "tools": None}
+                prompt = self._render(plain, False, datetime.now, brief)
             except ExosuitError as problem:
                 if isinstance(problem.__cause__, OverBudget):
                     raise

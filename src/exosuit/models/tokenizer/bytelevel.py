@@ -24,7 +24,7 @@ def _alphabet() -> dict[str, int]:
     }
 
 
-_BYTE_OF = _alphabet()
+LETTERS = _alphabet()
 _AS_IS = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
 
 
@@ -46,9 +46,9 @@ class ByteLevelBpe:
 
     def piece(self, id: int) -> bytes:
         text = self._vocabulary.tokens[id]
-        if id in self._as_is or not all(letter in _BYTE_OF for letter in text):
+        if id in self._as_is or not all(letter in LETTERS for letter in text):
             return text.encode()
-        return bytes(_BYTE_OF[letter] for letter in text)
+        return bytes(LETTERS[letter] for letter in text)
 
 
 def _build(
