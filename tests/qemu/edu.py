@@ -64,12 +64,16 @@ def main() -> None:
     address = find_edu()
     folder = Path("/sys/bus/pci/devices") / address
     mode = sys.argv[1]
+    expect(VfioLink, address, "not bound to vfio-pci")
+    bare = Path("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode")
     if mode == "plain":
         run("sysfs", SysfsLink, address)
-        Path("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode").write_text("1")
+        if not bare.exists():  # Debian builds its kernels without it
+            print("EDU done", flush=True)
+            return
+        bare.write_text("1")
     else:
         expect(SysfsLink, address, "the IOMMU translates")
-    expect(VfioLink, address, "not bound to vfio-pci")
     (folder / "driver_override").write_text("vfio-pci")
     Path("/sys/bus/pci/drivers_probe").write_text(address)
     run(f"vfio-{mode}", VfioLink, address)
