@@ -15,6 +15,7 @@ import mmap
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any, NoReturn, TypeVar, overload
 
@@ -305,7 +306,7 @@ class _Reader:
             place = base + t.offset
             tensors[t.name] = Tensor(t.name, t.shape, t.type, t.size_bytes, place, t.part)
         in_order = sorted(tensors.values(), key=lambda t: t.offset)
-        for before, after in zip(in_order, in_order[1:], strict=False):
+        for before, after in pairwise(in_order):
             if before.offset + before.size_bytes > after.offset:
                 self.corrupt(f"{before.name} and {after.name} overlap")
         return tensors

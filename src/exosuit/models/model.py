@@ -23,7 +23,7 @@ from exosuit.models.phi3 import Phi3
 from exosuit.models.qwen2 import Qwen2
 from exosuit.models.qwen3 import Qwen3
 from exosuit.models.qwen3moe import Qwen3Moe
-from exosuit.models.recording import LayerCache, Recording
+from exosuit.models.recording import LayerCache, Recording, attention_tile
 from exosuit.models.step import StepBuffers, StepLimits
 from exosuit.ops.cache import PAGE
 from exosuit.ops.programs import Programs
@@ -143,12 +143,19 @@ class Model:
         )
 
     def recording(self, tokens: int, rows: int) -> Replay:
-        """The prepared graph of a step of `tokens` tokens and `rows` wanted rows."""
+        """The prepared graph of a step of `tokens` tokens and `rows` wanted rows.
+
+        It ends with sampling the wanted rows.
+        """
         replay = self._recordings.get((tokens, rows))
         if replay is None:
             replay = self._record(tokens, rows, self._workspace).prepare(self.device)
             self._recordings[tokens, rows] = replay
         return replay
+
+    def attention_tile(self, tokens: int) -> int:
+        """Most tokens of one of a step's attention tiles."""
+        return attention_tile(tokens, self._architecture.heads.repeat)
 
     def close(self) -> None:
         for replay in self._recordings.values():
@@ -163,6 +170,7 @@ class Model:
             self._programs, self.step, workspace, tokens, rows, self.config.width, self._threads
         )
         self._architecture.record(r, self._caches)
+        r.sample(self.config.vocabulary)
         return r.close()
 
     def _allocate_cache(self) -> tuple[list[LayerCache], Arena]:

@@ -15,6 +15,7 @@ from exosuit.models.matrices import Experts, Matrix, Stack
 from exosuit.models.step import StepBuffers
 from exosuit.ops.activations import Prologue, arrange, quantise
 from exosuit.ops.attention import Attention, attention, combine, splits_for
+from exosuit.ops.elementwise import chunks, gated, softcap
 from exosuit.ops.embedding import embed
 from exosuit.ops.epilogues import Epilogue, GatedEpilogue
 from exosuit.ops.formats import ROWS
@@ -23,7 +24,8 @@ from exosuit.ops.matmul_float import FloatFormat, matmul_experts_float, matmul_f
 from exosuit.ops.programs import Programs
 from exosuit.ops.rotary import Heads, rope_and_cache, rope_angles
 from exosuit.ops.routing import Routing, collect, deal, route
-from exosuit.ops.rows import add_normed, gated, gather_rows, soft_cap
+from exosuit.ops.rows import add_normed, gather_rows
+from exosuit.ops.sampling import sample
 from exosuit.units import round_up
 
 
@@ -325,15 +327,31 @@ class Recording:
         program = self._programs.get(add_normed, width=self.width, epsilon=norm.epsilon)
         self.graph.launch(program, self.tokens, y, norm.weight, self.x)
 
-    def logits(self, stack: Stack, norm: Norm, softcap: float = 0.0) -> None:
+    def logits(self, stack: Stack, norm: Norm, cap: float = 0.0) -> None:
         """Logits of the wanted rows into the step's buffer."""
         chosen = self.floats("chosen", self.width, self.rows)
         program = self._programs.get(gather_rows, width=self.width)
         self.graph.launch(program, self.rows, self.x, self.step.rows, chosen)
         self.linear(chosen, stack, self.step.logits, norm, tokens=self.rows)
-        if softcap:
-            program = self._programs.get(soft_cap, width=stack.rows, cap=softcap)
-            self.graph.launch(program, self.rows, self.step.logits)
+        if cap:
+            count = self.rows * stack.rows
+            program = self._programs.get(softcap, cap=cap)
+            self.graph.launch(program, chunks(count), self.step.logits, count)
+
+    def sample(self, vocabulary: int) -> None:
+        """Sample each wanted row as its record says.
+
+        In a step with one token for each row the sampled tokens and their positions become the
+        next step's, so that it can follow without a visit to the host.
+        """
+        step = self.step
+        follows = self.tokens == self.rows
+        program = self._programs.get(sample, vocabulary=vocabulary, biases=step.limits.biases)
+        self.graph.launch(
+            program, self.rows, step.logits, step.samplers, step.bias_tokens, step.bias_values,
+            step.counts, step.sampling_work, step.ids if follows else step.unused_ids,
+            step.positions if follows else step.draws, step.tokens, step.log_probabilities,
+        )  # fmt: skip
 
 
 def attention_tile(tokens: int, repeat: int) -> int:

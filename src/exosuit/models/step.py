@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from exosuit.driver.device import Device, Region
 from exosuit.graph import Arena
+from exosuit.ops.sampling import SAMPLER, padded
 from exosuit.units import round_up
 
 
@@ -21,12 +22,14 @@ class StepLimits:
     sequences  sequences that may be alive; rows of the page table
     pages      pages of one sequence, columns of the page table
     rows       rows of logits
+    biases     logits that one row may have changed
     """
 
     tokens: int
     sequences: int
     pages: int
     rows: int
+    biases: int = 64
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class StepBuffers:
     tiles       i32[tokens + sequences, 4]: first token, count (0: nothing), slot, 0
     rows        i32[rows]: tokens whose logits are wanted
     logits      f32[rows, vocabulary]
+    samplers, bias_tokens, bias_values, counts, sampling_work, tokens, log_probabilities
+                see `ops.sampling.sample`
+    draws       i32[rows]: positions of the tokens that the wanted rows belong to
+    unused_ids  i32[rows]: where sampled ids go that no step follows directly
     """
 
     limits: StepLimits
@@ -50,18 +57,37 @@ class StepBuffers:
     tiles: Region
     rows: Region
     logits: Region
+    samplers: Region
+    bias_tokens: Region
+    bias_values: Region
+    counts: Region
+    sampling_work: Region
+    draws: Region
+    unused_ids: Region
+    tokens: Region
+    log_probabilities: Region
     arena: Arena
 
     @staticmethod
     def allocate(device: Device, limits: StepLimits, vocabulary: int) -> StepBuffers:
+        rows = limits.rows
         words = (
             limits.tokens,
             limits.tokens,
             limits.tokens,
             limits.sequences * limits.pages,
             4 * (limits.tokens + limits.sequences),
-            limits.rows,
-            round_up(limits.rows, 8) * round_up(vocabulary, 8),
+            rows,
+            round_up(rows, 8) * vocabulary,
+            rows * SAMPLER.itemsize // 4,
+            rows * limits.biases,
+            rows * limits.biases,
+            -(-limits.sequences * vocabulary // 2),
+            rows * 2 * padded(vocabulary),
+            rows,
+            rows,
+            rows,
+            rows,
         )
-        arena = Arena(device, sum(round_up(4 * n, 128) for n in words), "step")
+        arena = Arena(device, sum(round_up(4 * n, 128) for n in words), "step", sparse=True)
         return StepBuffers(limits, *(arena.take(4 * n) for n in words), arena)

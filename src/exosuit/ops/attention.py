@@ -428,8 +428,8 @@ def combine(partials: In[f32], slots: In[i32], out: Out[f32], *, shape: Attentio
 
 
 def _row_block(rows: int) -> int:
-    """Rows that are multiplied together: as many as there are, or 3 to 6 with the least waste."""
-    if rows <= 4:
+    """Rows that are multiplied together: all of a few, or 3 to 6 with the least waste."""
+    if rows <= 8:
         return rows
     return min((6, 5, 4, 3), key=lambda block: -rows % block)
 

@@ -1,4 +1,4 @@
-"""Small steps over rows of activations: gathering, gating, adding what was normalised."""
+"""Small steps over rows of activations: gathering them, adding what was normalised."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from exosuit.kernel import (
     i64,
     kernel,
     rsqrt,
-    tanh,
     target,
     variable,
     zeros,
 )
-from exosuit.ops.epilogues import ACTIVATIONS
 
 
 @kernel
@@ -30,15 +28,6 @@ def gather_rows(x: In[f32], rows: In[i32], out: Out[f32], *, width: int) -> None
     line = out.at(group().to(i64) * width)
     for i in each(width):
         line[i] = source[i]
-
-
-@kernel
-def gated(both: In[f32], out: Out[f32], *, width: int, activation: str) -> None:
-    """`out = activation(gate) * value` for rows that hold gate, then value; f32[..., width]."""
-    line = both.at(group().to(i64) * (2 * width))
-    result = out.at(group().to(i64) * width)
-    for i in each(width):
-        result[i] = ACTIVATIONS[activation](line[i]) * line[i + width]
 
 
 @kernel
@@ -54,11 +43,3 @@ def add_normed(
     scale = rsqrt(group_sum(total.value) / width + epsilon)
     for i in each(width):
         line[i] = line[i] + source[i] * scale * weight[i]
-
-
-@kernel
-def soft_cap(x: InOut[f32], *, width: int, cap: float) -> None:
-    """`x = cap * tanh(x / cap)`, rows of f32[width]."""
-    line = x.at(group().to(i64) * width)
-    for i in each(width):
-        line[i] = tanh(line[i] * (1.0 / cap)) * cap

@@ -58,7 +58,8 @@ def _build(
     import tokenizers  # 35 ms that commands without a model need not pay
 
     joinable = vocabulary.texts_except(TokenType.CONTROL, TokenType.UNKNOWN)
-    merges = _merges(metadata, vocabulary.ids.keys() - joinable.keys())
+    control = vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN)
+    merges = _merges(metadata, {vocabulary.tokens[id] for id in control})
     try:
         model = tokenizers.models.BPE(joinable, merges, ignore_merges=row.ignore_merges)
     except Exception as problem:

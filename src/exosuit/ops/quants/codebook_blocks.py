@@ -22,7 +22,8 @@ IQ4_VALUES = np.array(
 )
 """kvalues_iq4nl of ggml-common.h."""
 
-_HALF, _QUARTER, _EIGHTH = np.float32([0.5, 0.25, 0.125])
+OFFSET = 0.125
+"""What is added to the entries of IQ1, or taken from them."""
 
 
 @expands(StorageType.IQ4_NL, ("d", "<f2"), ("qs", "16u1"))
@@ -46,7 +47,7 @@ def iq4_xs(blocks: Blocks) -> Floats:
 def iq2_xxs(blocks: Blocks) -> Floats:
     """Groups of 32: four entries of the codebook, four 7-bit signs, a 4-bit scale."""
     groups = blocks["groups"]
-    scale = floats(blocks["d"]) * (_HALF + _small(groups["signs"] >> 28)) * _QUARTER
+    scale = floats(blocks["d"]) * (0.5 + _small(groups["signs"] >> 28)) * 0.25
     values = _entries("IQ2_XXS", groups["grid"]) * _seven_signs(groups["signs"])
     return scale[..., None, None] * values
 
@@ -54,7 +55,7 @@ def iq2_xxs(blocks: Blocks) -> Floats:
 @expands(StorageType.IQ2_XS, ("d", "<f2"), ("qs", "(16,2)<u2"), ("scales", "8u1"))
 def iq2_xs(blocks: Blocks) -> Floats:
     """Nine bits choose an entry, seven its signs; a scale for each two entries."""
-    scale = floats(blocks["d"]) * (_HALF + neighbours(blocks["scales"], 4)) * _QUARTER
+    scale = floats(blocks["d"]) * (0.5 + _small(neighbours(blocks["scales"], 4))) * 0.25
     values = _entries("IQ2_XS", blocks["qs"] & 511) * _even_signs()[blocks["qs"] >> 9]
     return scale[..., None, None] * values
 
@@ -64,7 +65,7 @@ def iq2_xs(blocks: Blocks) -> Floats:
     ("d", "<f2"), ("qs", "32u1"), ("signs", "32u1"), ("qh", "8u1"), ("scales", "8u1"),
 )  # fmt: skip
 def iq2_s(blocks: Blocks) -> Floats:
-    scale = floats(blocks["d"]) * (_HALF + neighbours(blocks["scales"], 4)) * _QUARTER
+    scale = floats(blocks["d"]) * (0.5 + _small(neighbours(blocks["scales"], 4))) * 0.25
     index = blocks["qs"] | neighbours(blocks["qh"], 2).astype(np.uint16) << 8
     values = _entries("IQ2_S", index) * _signs()[blocks["signs"]]
     return scale[..., None, None] * values.reshape(len(blocks), 16, 2, 8)
@@ -73,7 +74,7 @@ def iq2_s(blocks: Blocks) -> Floats:
 @expands(StorageType.IQ3_XXS, ("d", "<f2"), ("qs", "(8,8)u1"), ("signs", "8<u4"))
 def iq3_xxs(blocks: Blocks) -> Floats:
     """Groups of 32: eight entries of four values, four 7-bit signs, a 4-bit scale."""
-    scale = floats(blocks["d"]) * (_HALF + _small(blocks["signs"] >> 28)) * _HALF
+    scale = floats(blocks["d"]) * (0.5 + _small(blocks["signs"] >> 28)) * 0.5
     values = _entries("IQ3_XXS", blocks["qs"]).reshape(len(blocks), 8, 4, 8)
     return scale[..., None, None] * (values * _seven_signs(blocks["signs"]))
 
@@ -83,7 +84,7 @@ def iq3_xxs(blocks: Blocks) -> Floats:
     ("d", "<f2"), ("qs", "64u1"), ("qh", "8u1"), ("signs", "32u1"), ("scales", "4u1"),
 )  # fmt: skip
 def iq3_s(blocks: Blocks) -> Floats:
-    scale = floats(blocks["d"]) * (1 + 2 * neighbours(blocks["scales"], 4))
+    scale = floats(blocks["d"]) * (1 + 2 * _small(neighbours(blocks["scales"], 4)))
     index = blocks["qs"] | neighbours(blocks["qh"], 1).astype(np.uint16) << 8
     values = _entries("IQ3_S", index).reshape(len(blocks), 8, 4, 8)
     return scale[..., None, None] * (values * _signs()[blocks["signs"].reshape(-1, 8, 4)])
@@ -94,7 +95,7 @@ def iq1_s(blocks: Blocks) -> Floats:
     """`qh` of each 32 values: four times three high bits, a 3-bit scale, the offset's sign."""
     high = blocks["qh"]
     scale = floats(blocks["d"]) * (2 * _small(high >> 12 & 7) + 1)
-    offset = np.where(high >> 15, -_EIGHTH, _EIGHTH)[..., None, None]
+    offset = _small(np.where(high >> 15, -OFFSET, OFFSET))[..., None, None]
     index = blocks["qs"] | neighbours(high, 3, 4) << 8
     values = _entries("IQ1", index).reshape(len(blocks), 8, 4, 8)
     return scale[..., None, None] * (values + offset)
@@ -109,13 +110,14 @@ def iq1_m(blocks: Blocks) -> Floats:
     words, nibbles = blocks["scales"], neighbours(blocks["qh"], 4)
     pattern = np.bitwise_or.reduce(words >> 12 << np.arange(0, 16, 4, dtype=np.uint16), axis=1)
     scale = floats(pattern.view(np.float16)) * (2 * _small(neighbours(words, 3, 4)) + 1)
-    offset = np.where(nibbles & 8, -_EIGHTH, _EIGHTH)[..., None]
+    offset = _small(np.where(nibbles & 8, -OFFSET, OFFSET))[..., None]
     values = _entries("IQ1", blocks["qs"] | (nibbles & 7).astype(np.uint16) << 8) + offset
     return scale[..., None, None] * values.reshape(len(blocks), 16, 2, 8)
 
 
-def _small(integers: NDArray[Any]) -> Floats:
-    return integers.astype(np.float32)
+def _small(numbers: NDArray[Any]) -> Floats:
+    """Numbers that f32 holds exactly."""
+    return numbers.astype(np.float32)
 
 
 def _entries(name: str, index: NDArray[Any]) -> Floats:

@@ -69,8 +69,8 @@ def q8(blocks: Blocks) -> Floats:
 @expands(StorageType.Q1_0, ("d", "<f2"), ("qs", "16u1"))
 def q1_0(blocks: Blocks) -> Floats:
     """A bit for plus or minus the scale."""
-    signs = neighbours(blocks["qs"], 1).view(np.int8) * np.int8(2) - np.int8(1)
-    return floats(blocks["d"]) * signs
+    d = floats(blocks["d"])
+    return np.where(neighbours(blocks["qs"], 1), d, -d)
 
 
 @expands(StorageType.Q2_K, ("scales", "16u1"), ("qs", "(2,32)u1"), ("d", "<f2"), ("dmin", "<f2"))
@@ -145,7 +145,7 @@ def _split(quants: NDArray[Any], size: int) -> NDArray[Any]:
     return quants.reshape(len(quants), -1, size)
 
 
-def _five_bits(blocks: Blocks) -> NDArray[np.uint8]:
+def _five_bits(blocks: Blocks) -> NDArray[Any]:
     """u8[n, 32]: low nibbles, with the fifth bits in the order of the values."""
     return _row(bits(blocks["qs"], 4)) | neighbours(blocks["qh"], 1) << 4
 
