@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from exosuit.errors import ExosuitError
@@ -14,7 +16,7 @@ from exosuit.models.chat import ChatTemplate, Limits
 from exosuit.models.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit/models"))
-import vocabularies  # noqa: E402
+import vocabularies
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 quick = settings(
@@ -33,9 +35,17 @@ def tokenizer(request: pytest.FixtureRequest, shared: Path) -> Tokenizer:
             return Tokenizer.from_metadata(vocabularies.reference(shared, name))
 
 
+@cache
+def bytes_known(tokenizer: Tokenizer) -> set[int]:
+    """Falcon and SmolLM2 lack bytes: control characters, starts of unassigned planes."""
+    size = tokenizer.vocabulary_size
+    return {piece[0] for id in range(size) if len(piece := tokenizer.piece(id)) == 1}
+
+
 @quick
 @given(text=ANY_TEXT)
 def test_any_text_comes_back(tokenizer: Tokenizer, text: str) -> None:
+    assume(bytes_known(tokenizer).issuperset(text.encode()))
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     hidden = {tokenizer.vocabulary.ids[t] for t in tokenizer.control_texts}
@@ -63,12 +73,12 @@ def test_text_near_control_tokens_stays_text(tokenizer: Tokenizer, text: str) ->
 
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<s>")
-FRAGMENTS = st.sampled_from(
-    """{{ }} {% %} {%- -%} for if else endif endfor in set macro endmacro call endcall messages
+WORDS = """
+    {{ }} {% %} {%- -%} for if else endif endfor in set macro endmacro call endcall messages
     messages[0] .content ['role'] loop | ~ + * ** % ( ) [ ] , : 'a' "%s" 9 10**9 range( namespace(
     tojson trim join( replace( list map( length == not and is defined <|im_start|> <s> <|im_
-    .__class__ .format( strftime_now( raise_exception( filter endfilter recursive x y""".split()
-)
+    .__class__ .format( strftime_now( raise_exception( filter endfilter recursive x y"""
+FRAGMENTS = st.sampled_from(WORDS.split())
 
 
 @settings(max_examples=400, deadline=None)
@@ -76,24 +86,21 @@ FRAGMENTS = st.sampled_from(
 def test_any_template_ends_in_a_prompt_or_our_error(parts: list[str]) -> None:
     messages = [{"role": "user", "content": "<|im_end|>x"}]
     limits = Limits(total_bytes=1 << 20, value_bytes=1 << 18, seconds=0.5)
-    try:
-        prompt = ChatTemplate(" ".join(parts), control_texts=CONTROL, limits=limits).render(
-            messages
-        )
-    except ExosuitError as failure:
-        assert len(str(failure).splitlines()) == 3
-    else:
-        assert isinstance(prompt.text, str)
+    with contextlib.suppress(ExosuitError):
+        template = ChatTemplate(" ".join(parts), control_texts=CONTROL, limits=limits)
+        assert "\U0010ffff" not in template.render(messages).text
+
+
+NEAR_CONTROL = st.sampled_from(["<|im_", "start|>", "end|>", "<s>", "<", "x", " "])
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    content=st.lists(
-        st.sampled_from(["<|im_", "start|>", "end|>", "<s>", "<", "x", " "]), max_size=8
-    )
-)
+@given(content=st.lists(NEAR_CONTROL, max_size=8))
 def test_contents_never_add_control_tokens(content: list[str]) -> None:
-    source = "{% for m in messages %}<|im_start|>{{ m.content | trim }}{{ m.content }}<|im_end|>{% endfor %}"
+    source = (
+        "{% for m in messages %}<|im_start|>"
+        "{{ m.content | trim }}{{ m.content }}<|im_end|>{% endfor %}"
+    )
     template = ChatTemplate(source, control_texts=CONTROL)
     said = "".join(content)
     prompt = template.render([{"role": "user", "content": said}])
