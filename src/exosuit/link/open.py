@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exosuit.errors import UsageError
+from exosuit.errors import HelperMissing, LinkError, UsageError
 from exosuit.link.find import SYSFS
 from exosuit.link.function import PciFunction
 from exosuit.link.remote import RemoteLink
 from exosuit.link.sysfs import SysfsLink
-from exosuit.link.tinygpu import TinyGpuLink, default_socket
+from exosuit.link.tinygpu import APP, ServerProcess, TinyGpuLink, default_socket
 from exosuit.link.vfio import VfioLink
 from exosuit.link.wire import DEFAULT_PORT
 
@@ -27,8 +27,9 @@ def open_link(
     """
     kind, _, rest = name.partition(":")
     if kind == "tinygpu":
-        path = Path(rest) if rest else default_socket()
-        return TinyGpuLink.open(path, locks=locks, timeout_s=timeout_s, name=name)
+        if rest:
+            return TinyGpuLink.open(Path(rest), locks=locks, timeout_s=timeout_s, name=name)
+        return open_app(locks=locks, timeout_s=timeout_s)
     if kind == "remote" and rest:
         host, separator, port = rest.rpartition(":")
         if not separator:
@@ -47,3 +48,28 @@ def open_link(
         next="exosuit list",
         name=name,
     )
+
+
+def open_app(
+    *, locks: Path, timeout_s: float, app: Path = APP, path: Path | None = None
+) -> TinyGpuLink:
+    """The card behind TinyGPU.app, whose server is started if none listens.
+
+    A server that we started is left running, as the app's own clients leave it: it serves the next
+    client, and ends by itself when the card goes. Raises HelperMissing if the app is not installed.
+    """
+    path = path or default_socket()
+    try:
+        return TinyGpuLink.open(path, locks=locks, timeout_s=timeout_s, name="tinygpu")
+    except LinkError as error:
+        if "socket" not in error.fields:
+            raise
+        if not app.exists():
+            raise HelperMissing(
+                "TinyGPU.app is not installed",
+                cause=f"there is no {app}, and no server listens at {path}",
+                next="exosuit setup",
+                app=str(app),
+            ) from error
+    ServerProcess.start([str(app), "server", str(path)], path, timeout_s).abandon()
+    return TinyGpuLink.open(path, locks=locks, timeout_s=timeout_s, name="tinygpu")

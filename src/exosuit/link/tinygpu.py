@@ -144,12 +144,14 @@ def _no_server(path: Path, error: OSError) -> ExosuitError:
             if path.is_socket()
             else "it is a file, not a socket",
             next="start the server again; it replaces the stale file:  exosuit doctor",
+            socket=str(path),
         )
     if isinstance(error, FileNotFoundError):
         return HelperMissing(
             f"there is no server at {path}",
             cause="TinyGPU.app's server is not running (the app itself is not the server)",
-            next="exosuit doctor   or   exosuit softcard generic --listen unix:" + str(path),
+            next=f"exosuit doctor   or   exosuit softcard generic --listen unix:{path}",
+            socket=str(path),
         )
     return LinkLost(f"no connection to {path}", cause=str(error), next="exosuit doctor")
 
@@ -206,6 +208,13 @@ class ServerProcess(Closing):
         tail = os.pread(self._log, 2000, max(written - 2000, 0))
         lines = tail.decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else ""
+
+    def abandon(self) -> None:
+        """Let it live on without us."""
+        if self._log is not None:
+            os.close(self._log)
+            self._log = None
+        self.process.returncode = 0  # it is nobody's child to wait for
 
     def close(self) -> None:
         """Ask it to end, and end it if it does not; idempotent."""
