@@ -162,5 +162,7 @@ def test_padding_and_empty_tiles_write_nothing(run):
 def test_splits_for():
     assert splits_for(tiles=1, kv_heads=8, threads=1) == 1
     assert splits_for(tiles=1, kv_heads=8, threads=2) == 1
-    assert splits_for(tiles=1, kv_heads=3, threads=2) == 3
+    assert splits_for(tiles=1, kv_heads=3, threads=2) == 2
+    assert splits_for(tiles=1, kv_heads=2, threads=12) == 6
+    assert splits_for(tiles=8, kv_heads=8, threads=16) == 1
     assert splits_for(tiles=1, kv_heads=1, threads=64) == 16
