@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exosuit.ops.quants.codebooks import codebook
-from exosuit.ops.quants.layouts import Blocks, Floats, bits, expands, floats, neighbours
+from exosuit.ops.quants.layouts import Blocks, Floats, Values, bits, expands, floats, neighbours
 from exosuit.ops.quants.storage import StorageType
 
 IQ4_VALUES = np.array(
@@ -27,7 +27,7 @@ OFFSET = 0.125
 
 
 @expands(StorageType.IQ4_NL, ("d", "<f2"), ("qs", "16u1"))
-def iq4_nl(blocks: Blocks) -> Floats:
+def iq4_nl(blocks: Blocks) -> Values:
     return floats(blocks["d"]) * IQ4_VALUES[bits(blocks["qs"], 4).reshape(len(blocks), 32)]
 
 
@@ -35,7 +35,7 @@ def iq4_nl(blocks: Blocks) -> Floats:
     StorageType.IQ4_XS,
     ("d", "<f2"), ("scales_h", "<u2", (1,)), ("scales_l", "4u1"), ("qs", "(8,16)u1"),
 )  # fmt: skip
-def iq4_xs(blocks: Blocks) -> Floats:
+def iq4_xs(blocks: Blocks) -> Values:
     """A six-bit scale for each 32 values: four low bits, two high bits."""
     high = neighbours(blocks["scales_h"], 2).astype(np.uint8)
     scales = (neighbours(blocks["scales_l"], 4) | high << 4).view(np.int8) - np.int8(32)
@@ -44,7 +44,7 @@ def iq4_xs(blocks: Blocks) -> Floats:
 
 
 @expands(StorageType.IQ2_XXS, ("d", "<f2"), ("groups", [("grid", "4u1"), ("signs", "<u4")], 8))
-def iq2_xxs(blocks: Blocks) -> Floats:
+def iq2_xxs(blocks: Blocks) -> Values:
     """Groups of 32: four entries of the codebook, four 7-bit signs, a 4-bit scale."""
     groups = blocks["groups"]
     scale = floats(blocks["d"]) * (0.5 + _small(groups["signs"] >> 28)) * 0.25
@@ -53,7 +53,7 @@ def iq2_xxs(blocks: Blocks) -> Floats:
 
 
 @expands(StorageType.IQ2_XS, ("d", "<f2"), ("qs", "(16,2)<u2"), ("scales", "8u1"))
-def iq2_xs(blocks: Blocks) -> Floats:
+def iq2_xs(blocks: Blocks) -> Values:
     """Nine bits choose an entry, seven its signs; a scale for each two entries."""
     scale = floats(blocks["d"]) * (0.5 + _small(neighbours(blocks["scales"], 4))) * 0.25
     values = _entries("IQ2_XS", blocks["qs"] & 511) * _even_signs()[blocks["qs"] >> 9]
@@ -64,7 +64,7 @@ def iq2_xs(blocks: Blocks) -> Floats:
     StorageType.IQ2_S,
     ("d", "<f2"), ("qs", "32u1"), ("signs", "32u1"), ("qh", "8u1"), ("scales", "8u1"),
 )  # fmt: skip
-def iq2_s(blocks: Blocks) -> Floats:
+def iq2_s(blocks: Blocks) -> Values:
     scale = floats(blocks["d"]) * (0.5 + _small(neighbours(blocks["scales"], 4))) * 0.25
     index = blocks["qs"] | neighbours(blocks["qh"], 2).astype(np.uint16) << 8
     values = _entries("IQ2_S", index) * _signs()[blocks["signs"]]
@@ -72,7 +72,7 @@ def iq2_s(blocks: Blocks) -> Floats:
 
 
 @expands(StorageType.IQ3_XXS, ("d", "<f2"), ("qs", "(8,8)u1"), ("signs", "8<u4"))
-def iq3_xxs(blocks: Blocks) -> Floats:
+def iq3_xxs(blocks: Blocks) -> Values:
     """Groups of 32: eight entries of four values, four 7-bit signs, a 4-bit scale."""
     scale = floats(blocks["d"]) * (0.5 + _small(blocks["signs"] >> 28)) * 0.5
     values = _entries("IQ3_XXS", blocks["qs"]).reshape(len(blocks), 8, 4, 8)
@@ -83,7 +83,7 @@ def iq3_xxs(blocks: Blocks) -> Floats:
     StorageType.IQ3_S,
     ("d", "<f2"), ("qs", "64u1"), ("qh", "8u1"), ("signs", "32u1"), ("scales", "4u1"),
 )  # fmt: skip
-def iq3_s(blocks: Blocks) -> Floats:
+def iq3_s(blocks: Blocks) -> Values:
     scale = floats(blocks["d"]) * (1 + 2 * _small(neighbours(blocks["scales"], 4)))
     index = blocks["qs"] | neighbours(blocks["qh"], 1).astype(np.uint16) << 8
     values = _entries("IQ3_S", index).reshape(len(blocks), 8, 4, 8)
@@ -91,7 +91,7 @@ def iq3_s(blocks: Blocks) -> Floats:
 
 
 @expands(StorageType.IQ1_S, ("d", "<f2"), ("qs", "32u1"), ("qh", "8<u2"))
-def iq1_s(blocks: Blocks) -> Floats:
+def iq1_s(blocks: Blocks) -> Values:
     """`qh` of each 32 values: four times three high bits, a 3-bit scale, the offset's sign."""
     high = blocks["qh"]
     scale = floats(blocks["d"]) * (2 * _small(high >> 12 & 7) + 1)
@@ -102,7 +102,7 @@ def iq1_s(blocks: Blocks) -> Floats:
 
 
 @expands(StorageType.IQ1_M, ("qs", "32u1"), ("qh", "16u1"), ("scales", "4<u2"))
-def iq1_m(blocks: Blocks) -> Floats:
+def iq1_m(blocks: Blocks) -> Values:
     """Three-bit scales of each 16 values; the top nibbles of their words make up the f16 scale.
 
     A nibble of `qh` for each 8 values: three high bits of the entry, the sign of its offset.

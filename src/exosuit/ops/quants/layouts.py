@@ -20,7 +20,9 @@ from exosuit.ops.quants.storage import StorageType
 
 Blocks = NDArray[np.void]
 Floats = NDArray[np.float32]
-Expander = Callable[[Blocks], Floats]
+Values = NDArray[np.floating[Any]]
+"""What an expander gives: f32, though NumPy's type stubs lose track of products of f32."""
+Expander = Callable[[Blocks], Values]
 
 
 @dataclass(frozen=True)

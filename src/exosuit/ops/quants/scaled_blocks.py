@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exosuit.ops.quants.layouts import Blocks, Floats, bits, expands, floats, neighbours
+from exosuit.ops.quants.layouts import Blocks, Floats, Values, bits, expands, floats, neighbours
 from exosuit.ops.quants.storage import StorageType
 
 FLOAT4 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
@@ -39,49 +39,49 @@ _UE4M3_HALF = ue4m3_half()
 
 
 @expands(StorageType.Q4_0, ("d", "<f2"), ("qs", "16u1"))
-def q4_0(blocks: Blocks) -> Floats:
+def q4_0(blocks: Blocks) -> Values:
     return floats(blocks["d"]) * (_row(bits(blocks["qs"], 4)).view(np.int8) - np.int8(8))
 
 
 @expands(StorageType.Q4_1, ("d", "<f2"), ("m", "<f2"), ("qs", "16u1"))
-def q4_1(blocks: Blocks) -> Floats:
+def q4_1(blocks: Blocks) -> Values:
     return floats(blocks["d"]) * _row(bits(blocks["qs"], 4)) + floats(blocks["m"])
 
 
 @expands(StorageType.Q5_0, ("d", "<f2"), ("qh", "4u1"), ("qs", "16u1"))
-def q5_0(blocks: Blocks) -> Floats:
+def q5_0(blocks: Blocks) -> Values:
     return floats(blocks["d"]) * (_five_bits(blocks).view(np.int8) - np.int8(16))
 
 
 @expands(StorageType.Q5_1, ("d", "<f2"), ("m", "<f2"), ("qh", "4u1"), ("qs", "16u1"))
-def q5_1(blocks: Blocks) -> Floats:
+def q5_1(blocks: Blocks) -> Values:
     return floats(blocks["d"]) * _five_bits(blocks) + floats(blocks["m"])
 
 
 @expands(StorageType.Q8_0, ("d", "<f2"), ("qs", "32i1"))
 @expands(StorageType.Q8_1, ("d", "<f2"), ("s", "<f2"), ("qs", "32i1"))
 @expands(StorageType.Q8_K, ("d", "<f4"), ("qs", "256i1"), ("bsums", "16<i2"))
-def q8(blocks: Blocks) -> Floats:
+def q8(blocks: Blocks) -> Values:
     """Q8_1 and Q8_K also keep sums of the quants, for dot products; they do not matter here."""
     return floats(blocks["d"]) * blocks["qs"]
 
 
 @expands(StorageType.Q1_0, ("d", "<f2"), ("qs", "16u1"))
-def q1_0(blocks: Blocks) -> Floats:
+def q1_0(blocks: Blocks) -> Values:
     """A bit for plus or minus the scale."""
     d = floats(blocks["d"])
     return np.where(neighbours(blocks["qs"], 1), d, -d)
 
 
 @expands(StorageType.Q2_K, ("scales", "16u1"), ("qs", "(2,32)u1"), ("d", "<f2"), ("dmin", "<f2"))
-def q2_k(blocks: Blocks) -> Floats:
+def q2_k(blocks: Blocks) -> Values:
     scale = floats(blocks["d"]) * (blocks["scales"] & 15)
     offset = floats(blocks["dmin"]) * (blocks["scales"] >> 4)
     return scale[..., None] * _split(bits(blocks["qs"], 2), 16) - offset[..., None]
 
 
 @expands(StorageType.Q3_K, ("hmask", "32u1"), ("qs", "(2,32)u1"), ("scales", "12u1"), ("d", "<f2"))
-def q3_k(blocks: Blocks) -> Floats:
+def q3_k(blocks: Blocks) -> Values:
     """The third bit of a quant is in `hmask`. Scales: 16 low nibbles, then 16 pairs of bits."""
     low, high = blocks["scales"][:, :8], blocks["scales"][:, 8:]
     scales = (_row(bits(low, 4)) | _row(bits(high, 2)) << 4).view(np.int8) - np.int8(32)
@@ -91,7 +91,7 @@ def q3_k(blocks: Blocks) -> Floats:
 
 
 @expands(StorageType.Q4_K, ("d", "<f2"), ("dmin", "<f2"), ("scales", "(3,4)u1"), ("qs", "(4,32)u1"))
-def q4_k(blocks: Blocks) -> Floats:
+def q4_k(blocks: Blocks) -> Values:
     scale, offset = _six_bit_scales(blocks)
     return scale * _split(bits(blocks["qs"], 4), 32) - offset
 
@@ -100,21 +100,21 @@ def q4_k(blocks: Blocks) -> Floats:
     StorageType.Q5_K,
     ("d", "<f2"), ("dmin", "<f2"), ("scales", "(3,4)u1"), ("qh", "32u1"), ("qs", "(4,32)u1"),
 )  # fmt: skip
-def q5_k(blocks: Blocks) -> Floats:
+def q5_k(blocks: Blocks) -> Values:
     scale, offset = _six_bit_scales(blocks)
     quants = _split(bits(blocks["qs"], 4), 32) | bits(blocks["qh"], 1) << 4
     return scale * quants - offset
 
 
 @expands(StorageType.Q6_K, ("ql", "(2,64)u1"), ("qh", "(2,32)u1"), ("scales", "16i1"), ("d", "<f2"))
-def q6_k(blocks: Blocks) -> Floats:
+def q6_k(blocks: Blocks) -> Values:
     scale = floats(blocks["d"]) * blocks["scales"]
     quants = _split(bits(blocks["ql"], 4), 16) | _split(bits(blocks["qh"], 2), 16) << 4
     return scale[..., None] * (quants.view(np.int8) - np.int8(32))
 
 
 @expands(StorageType.TQ1_0, ("qs32", "32u1"), ("qs16", "16u1"), ("qh", "4u1"), ("d", "<f2"))
-def tq1_0(blocks: Blocks) -> Floats:
+def tq1_0(blocks: Blocks) -> Values:
     """Five ternary digits in a byte, as a fraction of 256; the last four bytes hold four each."""
     parts = [(blocks["qs32"], 5), (blocks["qs16"], 5), (blocks["qh"], 4)]
     digits = np.concatenate([_row(_ternary_digits(field, n)) for field, n in parts], axis=1)
@@ -122,17 +122,17 @@ def tq1_0(blocks: Blocks) -> Floats:
 
 
 @expands(StorageType.TQ2_0, ("qs", "(2,32)u1"), ("d", "<f2"))
-def tq2_0(blocks: Blocks) -> Floats:
+def tq2_0(blocks: Blocks) -> Values:
     return floats(blocks["d"]) * (_row(bits(blocks["qs"], 2)).view(np.int8) - np.int8(1))
 
 
 @expands(StorageType.MXFP4, ("e", "u1"), ("qs", "16u1"))
-def mxfp4(blocks: Blocks) -> Floats:
+def mxfp4(blocks: Blocks) -> Values:
     return _E8M0_HALF[blocks["e"]][:, None] * FLOAT4[_row(bits(blocks["qs"], 4))]
 
 
 @expands(StorageType.NVFP4, ("d", "4u1"), ("qs", "(4,8)u1"))
-def nvfp4(blocks: Blocks) -> Floats:
+def nvfp4(blocks: Blocks) -> Values:
     return _UE4M3_HALF[blocks["d"]][..., None] * FLOAT4[_split(bits(blocks["qs"], 4), 16)]
 
 
