@@ -148,14 +148,29 @@ class Replay(Closing):
         recorded = after[0] if after else "the end of the tape"
         done = decoder.line(wanted)
         raise TapeDiverged(
-            f"the program does  {done.strip()}  where the tape has  {recorded.strip()}",
+            f"in step {self._step()!r} the program does  {done.strip()}"
+            f"  where the tape has  {recorded.strip()}",
             cause="the driver changed since the tape was recorded (or the tape is of another card)",
             next="exosuit trace diff OLD NEW, with a new recording",
             before=before,
-            recorded=after,
+            recorded=recorded,
+            after=after,
             done=done,
             access=self._at,
+            step=self._step(),
         )
+
+    def _step(self) -> str:
+        """The name of the step that the tape is in."""
+        name, seen = "start", 0
+        for record in self._tape.records:
+            if record.kind is Kind.STEP:
+                name = record.region
+            elif seen == self._at:
+                break
+            else:
+                seen += 1
+        return name
 
 
 class ReplayedRegion:
