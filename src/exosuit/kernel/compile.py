@@ -65,10 +65,14 @@ def _worker() -> Worker:
 # The cache ------------------------------------------------------------------------------------
 
 
+_DIGEST = hashlib.sha256().digest_size
+
+
 class ProgramCache:
     """Compiled programs in a folder, one file each, named by what they were made from.
 
-    Files appear by rename, so processes may share the folder; an unreadable file is a miss.
+    Files appear by rename, so processes may share the folder. A file is the SHA-256 of a pickle,
+    then the pickle: what is damaged is a miss, and no damaged machine code is ever run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,20 +80,28 @@ class ProgramCache:
 
     def load(self, key: str) -> Program | None:
         try:
-            program = pickle.loads((self._folder / key).read_bytes())
-        except (OSError, pickle.PickleError, EOFError, AttributeError, ImportError):
+            content = (self._folder / key).read_bytes()
+        except OSError:
             return None
+        digest, body = content[:_DIGEST], content[_DIGEST:]
+        if hashlib.sha256(body).digest() != digest:
+            return None
+        program = pickle.loads(body)
         return program if isinstance(program, Program) else None
 
     def save(self, key: str, program: Program) -> None:
         """Losing a cache entry costs a compilation, so a full disk is not an error here."""
+        temporary: Path | None = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-                file.write(pickle.dumps(program))
-            os.replace(file.name, self._folder / key)
+                temporary = Path(file.name)
+                body = pickle.dumps(program)
+                file.write(hashlib.sha256(body).digest() + body)
+            os.replace(temporary, self._folder / key)
         except OSError:
-            return
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
 
 
 def _key(kernel: Kernel, target: Target, static: dict[str, Any]) -> str:
@@ -112,7 +124,7 @@ def _key(kernel: Kernel, target: Target, static: dict[str, Any]) -> str:
 def sources_hash() -> str:
     """Hash of the kernel language and of all ops: the version of every compiled kernel."""
     root = Path(__file__).parent.parent
-    digest = hashlib.sha256()
+    digest = hashlib.sha256((root / "program.py").read_bytes())
     for folder in ("kernel", "ops"):
         for path in sorted((root / folder).rglob("*.py")):
             digest.update(path.read_bytes())

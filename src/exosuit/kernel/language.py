@@ -35,6 +35,7 @@ from exosuit.kernel.value import (
     constant,
     constant_like,
     integer,
+    is_narrow,
     join,
     match_lanes,
 )
@@ -86,23 +87,34 @@ def select(condition: Value, yes: Value | float, no: Value | float) -> Value:
 
 
 def _intrinsic(name: str, x: Value, *others: Value) -> Value:
-    if x.dtype is bf16:
-        return _intrinsic(name, x.to(f32), *(other.to(f32) for other in others)).to(bf16)
+    if is_narrow(x.dtype):
+        return _intrinsic(name, x.to(f32), *(other.to(f32) for other in others)).to(x.dtype)
     operands = [(v.type.ir, v.ir) for v in (x, *others)]
     text = current().call(x.type.ir, f"llvm.{name}.{x.type.suffix}", *operands)
     return Value(x.type, text)
 
 
 def minimum(a: Value, b: Value | float) -> Value:
+    """The lesser; of a number and a NaN the number."""
     a, b = match_lanes(a, constant_like(a, b))
+    if is_narrow(a.dtype):
+        return _pick(a < b, a, b)
     prefix = {"float": "minnum", "int": "smin", "uint": "umin"}[a.dtype.kind]
     return _intrinsic(prefix, a, b)
 
 
 def maximum(a: Value, b: Value | float) -> Value:
+    """The greater; of a number and a NaN the number."""
     a, b = match_lanes(a, constant_like(a, b))
+    if is_narrow(a.dtype):
+        return _pick(a > b, a, b)
     prefix = {"float": "maxnum", "int": "smax", "uint": "umax"}[a.dtype.kind]
     return _intrinsic(prefix, a, b)
+
+
+def _pick(first: Value, a: Value, b: Value) -> Value:
+    """`a` where `first` holds or `b` is a NaN. LLVM would narrow minnum back to the library's."""
+    return select(first | b.ne(b), a, b)
 
 
 def fma(a: Value, b: Value | float, c: Value | float) -> Value:
@@ -110,7 +122,7 @@ def fma(a: Value, b: Value | float, c: Value | float) -> Value:
     if a.dtype is bf16:
         raise refuse("fma of bf16", "no chip rounds it once; convert to f32")
     if a.dtype is f16:
-        current().require("fma_f16", "fma of f16")
+        current().require("f16", "fma of f16")
     b, c = constant_like(a, b), constant_like(a, c)
     lanes = max(a.lanes, b.lanes, c.lanes)
     return _intrinsic("fma", a.splat(lanes), b.splat(lanes), c.splat(lanes))

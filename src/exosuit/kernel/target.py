@@ -19,14 +19,14 @@ from exosuit.errors import UsageError
 #   async_copy    copies from memory to shared memory in the background
 #   pair_dot      pair_dot, pair_dot_bytes, apply_sign
 #   dot4_fast     dot4 is one instruction (it is correct everywhere); vnni, i8mm: for u8 times i8
-#   fma_f16       fma of f16 (sums and products of f16 exist everywhere)
+#   f16           fma of f16 (what f32 can stand in for exactly exists everywhere)
 #   avx512        vectors of 512 bits
 CAPABILITIES = (
     "mma", "wmma_gfx11", "wmma_gfx12", "async_copy", "pair_dot", "dot4_fast", "vnni", "i8mm",
-    "fma_f16", "avx512",
+    "f16", "avx512",
 )  # fmt: skip
 
-_GPU_COMMON = frozenset({"mma", "dot4_fast", "fma_f16"})
+_GPU_COMMON = frozenset({"mma", "dot4_fast", "f16"})
 
 _AMD = {
     "gfx1100": {"wmma_gfx11"},
@@ -59,9 +59,9 @@ _X86 = {
 }
 
 _ARM = {
-    "neon": ("+neon,+fp-armv8,+fullfp16", {"fma_f16"}),
-    "dotprod": ("+neon,+fullfp16,+dotprod", {"fma_f16", "dot4_fast"}),
-    "i8mm": ("+neon,+fullfp16,+dotprod,+i8mm,+bf16", {"fma_f16", "dot4_fast", "i8mm"}),
+    "neon": ("+neon,+fp-armv8,+fullfp16", {"f16"}),
+    "dotprod": ("+neon,+fullfp16,+dotprod", {"f16", "dot4_fast"}),
+    "i8mm": ("+neon,+fullfp16,+dotprod,+i8mm,+bf16", {"f16", "dot4_fast", "i8mm"}),
 }
 
 

@@ -200,9 +200,9 @@ class Value:
         """All lanes into one scalar: "add", "max" or "min"; the order of additions is free."""
         if self.lanes == 1:
             return self
-        if self.dtype is bf16:
-            return self.to(f32).reduce(operation).to(bf16)
         builder = current()
+        if is_narrow(self.dtype):
+            return self.to(f32).reduce(operation).to(self.dtype)
         if operation == "add" and self.type.is_float:
             zero = constant_text(Type(self.dtype), -0.0)
             name = f"llvm.vector.reduce.fadd.{self.type.suffix}"
@@ -490,6 +490,14 @@ def match_lanes(a: Value, b: Value) -> tuple[Value, Value]:
     """Both with the same number of lanes, a scalar spread over the other's."""
     lanes = max(a.lanes, b.lanes)
     return a.splat(lanes), b.splat(lanes)
+
+
+def is_narrow(dtype: DTypeClass) -> bool:
+    """Whether the target has no instructions for this float type and computes it in f32.
+
+    Left to itself LLVM would call library functions for some of them, which nobody links.
+    """
+    return dtype is bf16 or (dtype is f16 and not current().target.has("f16"))
 
 
 def _operands(a: Value, other: Value | float) -> tuple[Value, Value]:

@@ -5,7 +5,7 @@ the first GPU compilation, is kept for the next ones and ends with its parent, w
 closes. It also keeps process-wide LLVM options of the CPU's compiler away from the GPUs'.
 
 The pipe carries frames: a length in eight bytes, then a pickle. Request: IR text, target name,
-assembly or not. Reply: the code, or the CompileFailed to raise.
+assembly or not. Reply: the code, or what a CompileFailed is made of.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ class Worker:
             assert child.stdout is not None
             try:
                 _send(child.stdin, (ir, target.name, assembly))
-                reply = _receive(child.stdout)
+                reply: bytes | tuple[str, str, str] = _receive(child.stdout)
             except (OSError, EOFError):
-                reply = self._post_mortem(name, ir, target)
-        if isinstance(reply, CompileFailed):
-            raise reply
-        return reply
+                raise self._post_mortem(name, ir, target) from None
+        if isinstance(reply, bytes):
+            return reply
+        what, cause, next_ = reply
+        raise CompileFailed(what, cause=cause, next=next_, ir=ir)
 
     def close(self) -> None:
         """End the child; the next request starts another."""
@@ -117,12 +118,10 @@ def _serve(requests: IO[bytes], replies: IO[bytes]) -> None:
             ir, target, assembly = _receive(requests)
         except EOFError:
             return
-        reply: bytes | CompileFailed
         try:
-            reply = generate(ir, Target.named(target), assembly)
+            _send(replies, generate(ir, Target.named(target), assembly))
         except CompileFailed as error:
-            reply = error
-        _send(replies, reply)
+            _send(replies, (error.what, error.cause, error.next))
 
 
 def main() -> None:

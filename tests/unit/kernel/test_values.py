@@ -176,6 +176,16 @@ def test_comparison_select_minimum_maximum(run_host, dtype):
     np.testing.assert_array_equal(out, np.where(a < b, a, NUMPY[dtype](7)))
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=name)
+def test_the_number_wins_over_nan(run, dtype):
+    number, nan = np.full(N, -3, NUMPY[dtype]), np.full(N, np.nan, NUMPY[dtype])
+    for word in (minimum, maximum):
+        for a, b in ((number, nan), (nan, number)):
+            out = np.zeros(N, NUMPY[dtype])
+            run(binary(word, dtype, dtype), a, b, out)
+            np.testing.assert_array_equal(out, number)
+
+
 def test_comparison_with_nan_is_false(run_host):
     a, b = np.full(N, np.nan, np.float32), np.ones(N, np.float32)
     for relation, expected in (

@@ -50,9 +50,10 @@ class Nvptx(Gpu):
 
     def prefetch(self, pointer: Pointer[DType], keep: bool) -> None:
         # There is no read-once form; such lines are better left to the load itself.
-        if keep:
-            name = "llvm.nvvm.prefetch.global.L2"
-            current().call("void", name, (pointer.ir_type, pointer.ir))
+        # Written as text, because LLVM 22 selects its intrinsic from sm_90 on only.
+        if keep and pointer.space == 1:
+            operand = f"{pointer.ir_type} {pointer.ir}"
+            current().emit(f'call void asm sideeffect "prefetch.global.L2 [$0];", "l"({operand})')
 
     def async_copy(self, to: Pointer[DType], source: Pointer[DType], size: int) -> None:
         # Sixteen bytes go past L1, which is what a tile that is read once wants.
