@@ -1,1 +1,83 @@
-"""Local AI on external GPUs and on the host."""
+"""Local AI on external GPUs and on the host.
+
+    import exosuit
+    model = exosuit.load("smollm2.gguf", device="cpu")
+
+and for those who write kernels: `exosuit.kernel` (the language), `exosuit.open_device`, and the
+`Device` interface of `exosuit.driver.device`. Nothing is probed, read or started on import.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exosuit.driver.device import Device
+    from exosuit.engine.open import LoadedModel
+    from exosuit.settings import Settings
+
+
+def open_device(
+    name: str = "auto", settings: Settings | None = None, threads: int | None = None
+) -> Device:
+    """The device of that name, as in `--device`; UsageError for one that cannot be opened here.
+
+    threads  of the cpu device; its own default is one for each core
+    """
+    from exosuit.driver.cpu import CpuDevice
+    from exosuit.errors import UsageError
+    from exosuit.kernel import Target
+    from exosuit.settings import Settings
+
+    settings = settings or Settings.from_environment()
+    if name not in ("auto", "cpu"):
+        raise UsageError(
+            f"the device {name!r} cannot be opened",
+            cause="this version computes on the host only; cards are listed and explained",
+            next="use --device cpu, or see  exosuit list",
+            device=name,
+        )
+    count = threads or _whole_number("EXOSUIT_THREADS", settings.threads)
+    return CpuDevice(Target.host(settings.cpu_features).name, count)
+
+
+def list_devices() -> list[dict[str, Any]]:
+    """The rows of `exosuit list --json`."""
+    from exosuit.cli.devices import cpu_row, rows_of_cards
+    from exosuit.settings import Settings
+
+    return [cpu_row(), *rows_of_cards(Settings.from_environment())]
+
+
+def load(
+    model: str | Path, device: str | Device = "auto", context: int | None = None
+) -> LoadedModel:
+    """Load a GGUF file, or a model of the store by name, onto a device."""
+    from exosuit.engine.open import open_model
+    from exosuit.models.store import Store
+    from exosuit.settings import Settings
+
+    settings = Settings.from_environment()
+    path = Path(model)
+    if not path.exists():
+        path = Store(settings.model_store).find(str(model))
+    opened = open_device(device, settings) if isinstance(device, str) else device
+    return open_model(path, opened, settings.cache / "programs", context=context)
+
+
+def _whole_number(name: str, text: str) -> int | None:
+    from exosuit.errors import UsageError
+
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise UsageError(
+            f"{name} is {text!r}",
+            cause="it must be a whole number, 1 or more",
+            next=f"unset {name}",
+        )
+    return int(text)
+
+
+__all__ = ["list_devices", "load", "open_device"]

@@ -27,7 +27,11 @@ from exosuit.settings import Settings
 
 # command: (module in exosuit.cli, help), in the order of `exosuit --help`
 COMMANDS = {
+    "bench": ("bench", "measure a model, as a share of the machine's limits"),
     "list": ("devices", "the devices of this machine"),
+    "doctor": ("doctor", "check every layer between this machine and its card"),
+    "setup": ("setup", "what this machine needs once"),
+    "plan": ("plan", "does a model fit, where does it go, how fast will it be"),
     "models": ("models", "the models in the store"),
     "pull": ("models", "fetch a model into the store"),
     "show": ("models", "what a model is made of"),

@@ -123,6 +123,11 @@ class Device(Protocol):
     @property
     def memory_bytes(self) -> int: ...
 
+    @property
+    def parallel_groups(self) -> int:
+        """Workgroups that run at the same time; recordings split work for about so many."""
+        ...
+
     def allocate(self, size_bytes: int, name: str, sparse: bool = False) -> Buffer:
         """Zeroed memory, aligned to at least 64 bytes; DoesNotFit if there is not enough.
 

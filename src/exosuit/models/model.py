@@ -84,7 +84,6 @@ class Model:
         device: Device,
         programs: Programs,
         limits: Limits,
-        threads: int,
         report: LoadReport,
         loader: WeightLoader,
     ) -> None:
@@ -94,7 +93,6 @@ class Model:
         self.report = report
         self._architecture = architecture
         self._programs = programs
-        self._threads = threads
         self._loader = loader
         self._recordings: dict[tuple[int, int], Replay] = {}
         self._caches, self._cache_arena = self._allocate_cache()
@@ -116,7 +114,6 @@ class Model:
         programs: Programs,
         limits: Limits,
         cache_kind: CacheKind = "f16",
-        threads: int = 1,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Model:
         """Load the file's weights; UnsupportedModel, CorruptFile or DoesNotFit in words."""
@@ -139,7 +136,7 @@ class Model:
             notes=loader.notes,
         )
         return Model(
-            config, architecture, device, programs, limits.resolved(), threads, report, loader
+            config, architecture, device, programs, limits.resolved(), report, loader
         )
 
     def recording(self, tokens: int, rows: int) -> Replay:
@@ -167,7 +164,8 @@ class Model:
 
     def _record(self, tokens: int, rows: int, workspace: Arena) -> Graph:
         r = Recording(
-            self._programs, self.step, workspace, tokens, rows, self.config.width, self._threads
+            self._programs, self.step, workspace, tokens, rows, self.config.width,
+            self.device.parallel_groups,
         )
         self._architecture.record(r, self._caches)
         r.sample(self.config.vocabulary)

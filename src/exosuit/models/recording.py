@@ -65,12 +65,12 @@ class Recording:
         tokens: int,
         rows: int,
         width: int,
-        threads: int,
+        parallel_groups: int,
     ) -> None:
         self.graph = Graph()
         self.tokens = tokens
         self.rows = rows
-        self.threads = threads
+        self.parallel_groups = parallel_groups
         self.width = width
         self.step = step
         self._programs = programs
@@ -308,7 +308,7 @@ class Recording:
         tiles = tokens if tile == 1 else tokens // tile + step.limits.sequences
         shape = Attention(
             heads.cache, heads.query_heads, tile, window=window, softcap=softcap,
-            splits=splits_for(tiles, heads.cache.kv_heads, self.threads) if tokens == 1 else 1,
+            splits=splits_for(tiles, heads.cache.kv_heads, self.parallel_groups) if tokens == 1 else 1,
         )  # fmt: skip
         out = self.floats("attended", heads.query_width)
         partial = out if shape.splits == 1 else self.floats("partials", shape.partial_width)

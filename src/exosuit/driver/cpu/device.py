@@ -41,6 +41,10 @@ class CpuDevice:
     def memory_bytes(self) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
+    @property
+    def parallel_groups(self) -> int:
+        return self.threads
+
     def allocate(self, size_bytes: int, name: str, sparse: bool = False) -> Buffer:
         try:
             memory = mmap.mmap(-1, max(size_bytes, 1))

@@ -2,8 +2,8 @@
 
 `Tokenizer` is the door. `vocabulary` reads the file's token table, `special` finds the tokens that
 are matched whole, and one module per family splits ordinary text: `bytelevel` (GPT-2 style BPE,
-with its pre-tokenizers in `pretokenizers`), `sentencepiece` (Llama 2, Gemma, Phi 3), `wordpiece`
-(BERT).
+with its pre-tokenizers in `pretokenizers`), `sentencepiece` (Llama 2, Gemma 1 to 3, Phi 3),
+`gemmabpe` (Gemma 4), `wordpiece` (BERT).
 """
 
 from exosuit.models.tokenizer.stream import StreamDecoder

@@ -54,28 +54,41 @@ class ByteLevelBpe:
 def _build(
     vocabulary: Vocabulary, metadata: Mapping[str, Any], row: pretokenizers.PreTokenizer
 ) -> Any:
-    """The library's tokenizer for ordinary text: control tokens are not even in its vocabulary."""
+    """The library's tokenizer for ordinary text."""
     import tokenizers  # 35 ms that commands without a model need not pay
+
+    library = tokenizers.Tokenizer(bpe_model(vocabulary, metadata, row.ignore_merges))
+    split = [
+        tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+        for pattern in row.patterns
+    ]
+    letters = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([*split, letters])
+    return library
+
+
+def bpe_model(
+    vocabulary: Vocabulary,
+    metadata: Mapping[str, Any],
+    ignore_merges: bool = False,
+    byte_fallback: bool = False,
+) -> Any:
+    """The library's merging model, of everything but control tokens. Raises CorruptFile."""
+    import tokenizers
 
     joinable = vocabulary.texts_except(TokenType.CONTROL, TokenType.UNKNOWN)
     control = vocabulary.of_type(TokenType.CONTROL, TokenType.UNKNOWN)
     merges = _merges(metadata, {vocabulary.tokens[id] for id in control})
     try:
-        model = tokenizers.models.BPE(joinable, merges, ignore_merges=row.ignore_merges)
+        return tokenizers.models.BPE(
+            joinable, merges, ignore_merges=ignore_merges, byte_fallback=byte_fallback
+        )
     except Exception as problem:
         raise CorruptFile(
             "the file's merge list does not fit its vocabulary",
             cause=str(problem),
             next="fetch the file again with  exosuit pull  or convert the model again",
         ) from problem
-    split = [
-        tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
-        for pattern in row.patterns
-    ]
-    letters = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    library = tokenizers.Tokenizer(model)
-    library.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([*split, letters])
-    return library
 
 
 def _merges(metadata: Mapping[str, Any], control: set[str]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from exosuit.errors import CorruptFile, UnsupportedModel
 from exosuit.models.tokenizer.bytelevel import ByteLevelBpe
+from exosuit.models.tokenizer.gemmabpe import GemmaBpe
 from exosuit.models.tokenizer.sentencepiece import SentencePiece
 from exosuit.models.tokenizer.special import SpecialTokens
 from exosuit.models.tokenizer.stream import StreamDecoder
@@ -37,8 +38,11 @@ class TextModel(Protocol):
     def piece(self, id: int) -> bytes: ...
 
 
-_FAMILIES: dict[str, type[ByteLevelBpe] | type[SentencePiece] | type[WordPiece]] = {
+_FAMILIES: dict[
+    str, type[ByteLevelBpe] | type[GemmaBpe] | type[SentencePiece] | type[WordPiece]
+] = {
     "gpt2": ByteLevelBpe,
+    "gemma4": GemmaBpe,
     "llama": SentencePiece,
     "bert": WordPiece,
 }

@@ -1,0 +1,148 @@
+"""`exosuit bench`: how fast a model is here, and what share of the physical limit that is."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from exosuit.cli import render
+from exosuit.cli.command import Subparsers, add_command
+from exosuit.errors import UsageError
+from exosuit.settings import Settings
+
+_PEERS = ("llama.cpp",)
+
+
+def register(subparsers: Subparsers[Any]) -> None:
+    parser = add_command(
+        subparsers, "bench", "Measure prefill and decode, as a share of the machine's limits.",
+        "exosuit bench smollm2 --threads 1 --threads 2 --against llama.cpp", json=True,
+    )  # fmt: skip
+    parser.add_argument("model", nargs="?", help="path, store name or known name")
+    parser.add_argument("--device", action="append", help="device; may repeat (default: cpu)")
+    parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt")
+    parser.add_argument("--generate", type=int, default=128, help="tokens decoded in a round")
+    parser.add_argument("--repeat", type=int, default=5, help="rounds")
+    parser.add_argument("--threads", type=int, action="append", help="threads; may repeat")
+    parser.add_argument("--against", action="append", choices=_PEERS, help="a peer to interleave")
+    parser.add_argument(
+        "--busy", type=int, default=0, help="keep so many other processes computing meanwhile"
+    )
+
+
+def run(arguments: argparse.Namespace, settings: Settings) -> int:
+    for name in ("prompt", "generate", "repeat"):
+        if getattr(arguments, name) < 1:
+            raise UsageError(
+                f"--{name} is {getattr(arguments, name)}",
+                cause="it must be 1 or more",
+                next="exosuit bench --help",
+            )
+    document = measure(arguments, settings)
+    if arguments.json:
+        render.document(document)
+        return 0
+    render.text(f"{document['model']} on {document['machine']['processor']}")
+    render.table(
+        ("engine", "threads", "prefill tok/s", "decode tok/s", "GB/s", "of memory", "GFLOP/s",
+         "of arithmetic"),
+        [
+            (
+                row["engine"], str(row["threads"]), f"{row['prefill_tok_s']:.1f}",
+                f"{row['decode_tok_s']:.1f}", f"{row['decode_gb_s']:.1f}",
+                f"{row['bandwidth_share']:.0%}", f"{row['prefill_gflop_s']:.0f}",
+                f"{row['arithmetic_share']:.0%}",
+            )
+            for row in document["results"]
+        ],
+    )  # fmt: skip
+    for line in ratios(document["results"]):
+        render.text(line)
+    return 0
+
+
+def measure(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """The document of `bench --json`."""
+    from exosuit import open_device
+    from exosuit.advise import bench
+    from exosuit.advise.limits import DeviceLimits, measure_limits
+    from exosuit.engine.open import open_runner
+    from exosuit.kernel import Target
+    from exosuit.models.gguf import GgufFile
+    from exosuit.models.pull import resolve_model
+    from exosuit.models.store import Store
+    from exosuit.ops.programs import Programs
+
+    path = resolve_model(arguments.model, Store(settings.model_store), progress=render.Bar())
+    context = max(arguments.prompt, 32 + arguments.generate) + 1
+    contenders: list[bench.Contender] = []
+    limits: dict[int, DeviceLimits] = {}
+    with GgufFile.open(path) as file:
+        for name in arguments.device or ["cpu"]:
+            for threads in arguments.threads or [None]:
+                device = open_device(name, settings, threads)
+                count = device.parallel_groups
+                render.note(f"measuring the limits of {device.name} with {count} threads")
+                programs = Programs(Target.named(device.target), None)
+                limits[count] = measure_limits(device, programs)
+                _, runner, timings = open_runner(
+                    path, device, settings.cache / "programs", context=context
+                )
+                contenders.append(bench.Ours(runner, device.name, count, timings.load_s))
+                vocabulary = runner.vocabulary
+                if arguments.against:
+                    peer = bench.open_peer(path, count, context, 512, vocabulary)
+                    if peer is None:
+                        raise UsageError(
+                            "llama.cpp is not installed here",
+                            cause="it is measured through the package xllamacpp",
+                            next="pip install xllamacpp",
+                        )
+                    contenders.append(peer)
+        with bench.busy(arguments.busy):
+            rounds = bench.measure(
+                contenders, arguments.prompt, arguments.generate, arguments.repeat, render.note
+            )
+        results = [
+            bench.result(contender, found, file, limits.get(contender.threads))
+            for contender, found in zip(contenders, rounds, strict=True)
+        ]
+        name = file.path.name
+    for contender in contenders:
+        contender.close()
+    return {"machine": machine(arguments.busy), "model": name, "results": results}
+
+
+def machine(busy: int) -> dict[str, Any]:
+    """What the figures were measured on."""
+    import os
+    import platform
+
+    from exosuit.cli.devices import processor_name
+    from exosuit.kernel import Target
+
+    return {
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
+        "target": Target.host(Settings.from_environment().cpu_features).name,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "other_processes": busy,
+        "load_average": [round(x, 2) for x in os.getloadavg()],
+    }
+
+
+def ratios(results: list[dict[str, Any]]) -> list[str]:
+    """Ours over the peer's, for each number of threads."""
+    peers = {row["threads"]: row for row in results if row["engine"] != "exosuit"}
+    lines: list[str] = []
+    for row in results:
+        peer = peers.get(row["threads"])
+        if row["engine"] == "exosuit" and peer is not None:
+            decode = row["decode_tok_s"] / peer["decode_tok_s"]
+            prefill = row["prefill_tok_s"] / peer["prefill_tok_s"]
+            lines.append(
+                f"{row['threads']} threads against {peer['engine']}: "
+                f"decode {decode:.2f} times, prefill {prefill:.2f} times"
+            )
+    return lines
