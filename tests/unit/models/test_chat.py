@@ -145,14 +145,13 @@ def test_a_file_without_template() -> None:
     assert prompt.text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.encode_chat(prompt.segments)[0] == 1
     named = metadata | {"tokenizer.chat_template.tool_use": "tools: {{ tools }}"}
-    assert (
-        ChatTemplate.from_metadata(named, tokenizer, "tool_use").render(USER).text == "tools: None"
-    )
+    tool_use = ChatTemplate.from_metadata(named, tokenizer, "tool_use")
+    assert tool_use.render(USER).text == "tools: None"
 
 
 @pytest.mark.parametrize(
     ("source", "line"),
-    [("{% if %}", 1), ("a\nb\n{{ 1 / 0 }}", 3), ("\n{{ x.y.z }}", 2), ("\n\n{{ 'a' * 10**9 }}", 3)],
+    [("{% if %}", 1), ("a\nb\n{{ 1 / 0 }}", 3), ("\n{{ x.y }}", 2), ("\n\n{{ 'a' * 10**9 }}", 3)],
 )
 def test_a_faulty_template_names_its_line(source: str, line: int) -> None:
     with pytest.raises(TemplateFailed) as failure:
@@ -167,7 +166,7 @@ HOSTILE = {
     "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "literal": "{% for i in range(99999) %}" + "y" * 99999 + "{% endfor %}",
     "macro": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-    "tree": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "tree": "{% macro f(n) %}{% if n %}{{ f(n-1) ~ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
     "loop": "{% for a in messages recursive %}{{ loop(messages) }}{% endfor %}",
     "concat": "{% set n = namespace(x='ab') %}{% for i in range(60) %}"
     "{% set n.x = n.x ~ n.x %}{% endfor %}",

@@ -118,6 +118,26 @@ def test_sentencepiece_joins_the_best_pair_first() -> None:
     assert spelt("<s>")[0] == "<0x3C>"
 
 
+def test_gemma4_merges_characters_across_spaces_and_falls_back_to_bytes() -> None:
+    metadata = vocabularies.small_sentencepiece(
+        **{
+            "tokenizer.ggml.model": "gemma4",
+            "tokenizer.ggml.merges": ["▁ a", "a b", "ab ab"],
+            "tokenizer.ggml.tokens": [
+                *vocabularies.small_sentencepiece()["tokenizer.ggml.tokens"][:-1],
+                "▁a",
+            ],
+            "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * 8],
+        }
+    )
+    tokenizer = Tokenizer.from_metadata(metadata)
+    ids = tokenizer.encode("abab ab\né")
+    assert [tokenizer.text_of(i) for i in ids] == (
+        ["<s>", "abab", "▁a", "b", "<0x0A>", "<0xC3>", "<0xA9>"]
+    )
+    assert tokenizer.decode(ids) == "abab ab\né"
+
+
 def test_space_prefix_comes_and_goes() -> None:
     tokenizer = Tokenizer.from_metadata(vocabularies.small_sentencepiece())
     ids = tokenizer.encode("ab ab")
