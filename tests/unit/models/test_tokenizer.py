@@ -118,6 +118,14 @@ def test_sentencepiece_joins_the_best_pair_first() -> None:
     assert spelt("<s>")[0] == "<0x3C>"
 
 
+def test_phi3_swallows_spaces_after_its_added_tokens() -> None:
+    for name, expected in (("Phi-3 mini", ["</s>", "▁ab"]), ("other", ["</s>", "▁", "▁ab"])):
+        metadata = vocabularies.small_sentencepiece(**{"general.name": name})
+        tokenizer = Tokenizer.from_metadata(metadata)
+        ids = tokenizer.encode("</s> ab", add_special=False, parse_special=True)
+        assert [tokenizer.text_of(i) for i in ids] == expected
+
+
 def test_gemma4_merges_characters_across_spaces_and_falls_back_to_bytes() -> None:
     metadata = vocabularies.small_sentencepiece(
         **{
