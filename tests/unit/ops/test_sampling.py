@@ -139,6 +139,13 @@ def test_exactly_these_tokens_are_left(run, options, left):
     assert set(np.flatnonzero(found)) == set(order[left])
 
 
+def test_top_k_reaches_down_to_tokens_far_below_the_top(run):
+    logits = np.full(40, -60, np.float32)
+    logits[[5, 11, 30, 2]] = [0, -1, -20, -21]
+    found, _ = _survivors(run, logits, draws=200, top_k=3, temperature=20.0)
+    assert set(np.flatnonzero(found)) == {5, 11, 30}
+
+
 def test_the_drawn_distribution(run):
     """Chi-squared over 20 tokens, at a temperature that is not 1."""
     draws = 6000
