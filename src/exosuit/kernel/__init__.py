@@ -1,7 +1,6 @@
 """The kernel language: a typed Python function in, a `Program` for a `Target` out."""
 
-# ruff: noqa: F401 - this file is the list of what the floor offers
-
+from exosuit.kernel import language
 from exosuit.kernel.compile import ProgramCache, compile_kernel, emit, sources_hash
 from exosuit.kernel.decorator import Kernel, Trace, kernel
 from exosuit.kernel.language import *  # noqa: F403
@@ -25,3 +24,11 @@ from exosuit.kernel.types import (
     u64,
 )
 from exosuit.kernel.value import In, InOut, Lanes, Out, Pointer, Scalar, Value, Variable
+
+__all__ = [
+    "DType", "In", "InOut", "Kernel", "Lanes", "MatrixTile", "Out", "Pointer", "ProgramCache",
+    "Scalar", "Target", "Trace", "Type", "Value", "Variable", "bf16", "boolean", "compile_kernel",
+    "emit", "f16", "f32", "f64", "i8", "i16", "i32", "i64", "kernel", "sources_hash", "u8", "u16",
+    "u32", "u64",
+]  # fmt: skip
+__all__ += language.__all__

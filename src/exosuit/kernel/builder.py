@@ -7,8 +7,8 @@ names, declarations and the mask of the lanes that are on; values and the langua
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+import inspect
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -54,7 +54,7 @@ class Builder:
         self._block = "entry"
 
     @contextmanager
-    def tracing(self) -> Iterator[None]:
+    def tracing(self) -> Generator[None]:
         token = _current.set(self)
         try:
             yield
@@ -154,7 +154,7 @@ class Builder:
         self.emit(f"br label %{to}{loop_metadata}")
 
     @contextmanager
-    def masked(self, mask: Value) -> Iterator[None]:
+    def masked(self, mask: Value) -> Generator[None]:
         """Within, variables and stores change only the lanes where `mask` holds (CPU vectors)."""
         before = self.mask
         self.mask = mask if before is None else before & mask
@@ -166,7 +166,7 @@ class Builder:
 
 def kernel_place() -> str:
     """File and line of the innermost frame that is not the language itself: the kernel's."""
-    frame = sys._getframe(1)
+    frame = inspect.currentframe()
     while frame is not None and _is_machinery(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
     if frame is None:

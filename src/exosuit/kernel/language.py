@@ -19,14 +19,14 @@ written with `each` and the group's reductions run on both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 from exosuit.kernel.builder import current, kernel_place, refuse
 from exosuit.kernel.lowering import lowering
 from exosuit.kernel.matrix import MatrixTile
 from exosuit.kernel.target import Target
-from exosuit.kernel.types import DType, DTypeClass, Type, bf16, boolean, f16, f32, i8, i32, u8
+from exosuit.kernel.types import DType, DTypeClass, Type, bf16, f16, f32, i8, i32, u8
 from exosuit.kernel.value import (
     Lanes,
     Pointer,
@@ -197,7 +197,7 @@ def _unroll_metadata(count: int | None) -> str:
 
 
 @contextmanager
-def when(condition: Value) -> Iterator[None]:
+def when(condition: Value) -> Generator[None]:
     """The body runs where the scalar `condition` holds."""
     if condition.lanes != 1:
         raise refuse("when() of a vector", "lanes of a CPU vector branch together; use select()")
@@ -211,7 +211,7 @@ def when(condition: Value) -> Iterator[None]:
 
 
 @contextmanager
-def masked(mask: Value | None) -> Iterator[None]:
+def masked(mask: Value | None) -> Generator[None]:
     """Within, loads, stores and assignments of lanes happen only where `mask` holds; None is all.
 
     A mask of one lane, which is what lanes of a GPU have, is a branch.
@@ -247,7 +247,7 @@ def wave_lane() -> Value:
 
 
 @contextmanager
-def leader() -> Iterator[None]:
+def leader() -> Generator[None]:
     """The body runs once per workgroup: in its first lane on a GPU, as it stands on a CPU."""
     with lowering().leader():
         yield
@@ -534,11 +534,10 @@ def tanh(x: Value) -> Value:
 
 __all__ = [
     "absolute", "apply_sign", "async_commit", "async_copy", "async_wait", "atomic_add",
-    "atomic_compare_exchange", "atomic_exchange", "atomic_max", "atomic_min", "barrier", "boolean",
-    "concatenate", "constant", "copysign", "deal", "dot4", "each", "exp", "f32", "floor", "fma",
-    "group", "group_max", "group_min", "group_sum", "integer", "join", "lane", "leader", "lookup16",
-    "loop", "masked", "maximum", "minimum", "mma", "mma_tile", "pair_dot", "pair_dot_bytes",
-    "prefetch", "reciprocal", "rint", "rsqrt", "select", "shared", "shuffle_xor", "sigmoid",
-    "sincos", "sqrt", "tanh", "target", "variable", "vector", "wave", "wave_lane", "wave_reduce",
-    "when", "zeros",
+    "atomic_compare_exchange", "atomic_exchange", "atomic_max", "atomic_min", "barrier",
+    "concatenate", "constant", "copysign", "deal", "dot4", "each", "exp", "floor", "fma", "group",
+    "group_max", "group_min", "group_sum", "integer", "join", "lane", "leader", "lookup16", "loop",
+    "masked", "maximum", "minimum", "mma", "mma_tile", "pair_dot", "pair_dot_bytes", "prefetch",
+    "reciprocal", "rint", "rsqrt", "select", "shared", "shuffle_xor", "sigmoid", "sincos", "sqrt",
+    "tanh", "target", "variable", "vector", "wave", "wave_lane", "wave_reduce", "when", "zeros",
 ]  # fmt: skip

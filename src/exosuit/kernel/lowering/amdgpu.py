@@ -121,7 +121,7 @@ class AmdGpu(Gpu):
             operands = [(x.type.ir, x.ir) for x in (a, b, c)]
         else:
             name = f"llvm.amdgcn.wmma.i32.16x16x16.iu8.v8i32.v{words}i32"
-            operands = []
+            operands: list[tuple[str, str]] = []
             for x in (a, b):
                 operands.append(("i1 immarg", str(x.type.is_signed).lower()))
                 operands.append((f"<{words} x i32>", x.view(i32).ir))

@@ -11,7 +11,7 @@ adds one exchange through shared memory, whose trailing barrier lets the next on
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -89,7 +89,7 @@ class Gpu(Lowering):
         return integer(0) if current().group_size == WAVE else self.lane() >> 5
 
     @contextmanager
-    def leader(self) -> Iterator[None]:
+    def leader(self) -> Generator[None]:
         with when(self.lane().eq(0)):
             yield
 
