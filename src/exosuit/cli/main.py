@@ -36,6 +36,7 @@ COMMANDS = {
     "pull": ("models", "fetch a model into the store"),
     "show": ("models", "what a model is made of"),
     "rm": ("models", "remove models from the store"),
+    "kernels": ("kernels", "list, compile and inspect kernels"),
     "softcard": ("softcard", "serve a software card"),
     "trace": ("trace", "record, show, replay and compare bus accesses"),
 }
