@@ -47,7 +47,9 @@ class CpuDevice:
 
     def allocate(self, size_bytes: int, name: str, sparse: bool = False) -> Buffer:
         try:
-            memory = mmap.mmap(-1, max(size_bytes, 1))
+            # Private: Linux gives huge pages to shared memory only where an administrator said so.
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            memory = mmap.mmap(-1, max(size_bytes, 1), flags=flags)
         except (OSError, ValueError, OverflowError) as error:
             raise DoesNotFit(
                 f"{human_bytes(size_bytes)} for {name} cannot be had",
