@@ -53,7 +53,8 @@ class MappedMemory:
         return bytes(self._bytes[offset : offset + size])
 
     def read_into(self, offset: int, target: memoryview) -> None:
-        target[:] = self.read(offset, len(target))
+        check_access("DMA memory", self.size, offset, len(target))
+        target[:] = self._bytes[offset : offset + len(target)]
 
     def write(self, offset: int, data: Data) -> None:
         check_access("DMA memory", self.size, offset, len(data))
@@ -112,7 +113,12 @@ class MappedBar:
         return b"".join(word.to_bytes(4, "little") for word in words)[:size]
 
     def read_into(self, offset: int, target: memoryview) -> None:
-        target[:] = self.read(offset, len(target))
+        if not self._prefetchable:
+            target[:] = self.read(offset, len(target))
+            return
+        check_access(self._title, self.size, offset, len(target))
+        self._count_read(len(target))
+        target[:] = self._view[offset : offset + len(target)]
 
     def write(self, offset: int, data: Data) -> None:
         size = len(data)

@@ -11,6 +11,7 @@ Sources: Linux Documentation/PCI/sysfs-pci.rst, admin-guide/mm/pagemap.rst (entr
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -23,6 +24,7 @@ from exosuit.link.find import SYSFS, read_bars
 from exosuit.link.function import PAGE, Closing, Counters, Segment, check_config, join
 from exosuit.link.lock import CardLock
 from exosuit.link.mapped import MappedBar, MappedMemory
+from exosuit.silicon.pci import Command
 from exosuit.units import BusAddress, MiB, round_up
 
 PREFETCH = 0x2000
@@ -45,6 +47,7 @@ class SysfsLink(Closing):
         self._lock = lock
         self._bars: dict[int, MappedBar] = {}
         self._maps: list[mmap.mmap] = []
+        self._has_lent_memory = False
 
     @classmethod
     def open(cls, address: str, *, locks: Path | None = None, devices: Path = SYSFS) -> Self:
@@ -125,6 +128,7 @@ class SysfsLink(Closing):
         """Locked pages of this process, with their physical addresses."""
         self.counters.round_trips += 1
         refuse_translation(self._folder)
+        self._has_lent_memory = True
         view, close = locked_pages(size, contiguous=contiguous)
         try:
             segments = join(physical_pages(view))
@@ -145,14 +149,26 @@ class SysfsLink(Closing):
         write_file(self._folder / "reset", "1", "the function cannot be reset")
 
     def close(self) -> None:
-        """Unmap everything and release the lock; idempotent."""
+        """Stop the card's DMA if it has any of our memory, unmap, release the lock; idempotent.
+
+        Nothing but the bus master bit keeps a card from writing to pages that are somebody else's
+        by then.
+        """
         if self._config is not None:
+            if self._has_lent_memory:
+                self._stop_dma(self._config)
             self._release_bars()
             os.close(self._config)
             self._config = None
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    @staticmethod
+    def _stop_dma(config: int) -> None:
+        with contextlib.suppress(OSError):  # a card that is gone emits nothing
+            command = Command.decode(os.pread(config, 2, 4))
+            os.pwrite(config, command.replace(bus_master=False).encode(), 4)
 
     def _open_config(self) -> int:
         if self._config is None:

@@ -36,6 +36,11 @@ def default_socket() -> Path:
     return Path(tempfile.gettempdir()) / "tinygpu.sock"
 
 
+def lock_name(path: Path) -> str:
+    """What the lock of the card behind a socket is called, whatever the user calls the card."""
+    return f"tinygpu:{path.absolute()}"
+
+
 class TinyGpuLink(WireFunction, Closing):
     """One card behind one UNIX socket; owns the connection and the lock."""
 
@@ -55,7 +60,7 @@ class TinyGpuLink(WireFunction, Closing):
         lock is given up on every failure.
         """
         title = name or f"tinygpu:{path}"
-        lock = CardLock.acquire(title, locks) if locks else None
+        lock = CardLock.acquire(lock_name(path), locks) if locks else None
         try:
             connection = connect(path, timeout_s)
             try:

@@ -70,6 +70,7 @@ class SoftCard:
         self.options = options
         self.host = HostMemory()
         self.meter = Meter(options.link)
+        self.faults = FaultSchedule(options.faults.faults)
         self.behind: dict[int, Behind] = {}
         self.notes: list[str] = []
         self.unplugged = False
@@ -199,8 +200,8 @@ class SoftCard:
     def _access(self) -> None:
         if self.waiting:  # real engines poll all the time; these do at every access
             self.run()
-        for kind in self.options.faults.due():
-            log.info("%s: fault %s at access %d", self.name, kind, self.options.faults.accesses)
+        for kind in self.faults.due():
+            log.info("%s: fault %s at access %d", self.name, kind, self.faults.accesses)
             match kind:
                 case FaultKind.UNPLUG:
                     self.unplugged = True

@@ -72,6 +72,10 @@ class PolledMemory(MappedMemory):
         self._let_run()
         return super().read(offset, size)
 
+    def read_into(self, offset: int, target: memoryview) -> None:
+        self._let_run()
+        super().read_into(offset, target)
+
     def _let_run(self) -> None:
         if self._card.waiting:
             self._card.run()

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.001
 """How often engines that wait for host memory look again."""
+MOST_GUESTS = 16
+"""So many clients may wait to be told that they cannot be served."""
 IDLE_S = 0.25
 """How often a server with nothing to do looks whether it should end."""
 
@@ -69,7 +71,7 @@ class Server(Closing):
     stall_s  longest wait for the rest of a message that has begun
     """
 
-    def __init__(self, card: SoftCard, address: Address, *, stall_s: float = 30.0) -> None:
+    def __init__(self, card: SoftCard, address: Address, *, stall_s: float = 10.0) -> None:
         self.card = card
         self._stall_s = stall_s
         self._listener, self.address = _listen(address)
@@ -134,6 +136,9 @@ class Server(Closing):
         self._selector.register(stream, selectors.EVENT_READ)
         if self._session is None:
             self._begin_session(stream)
+        elif len(self._guests) >= MOST_GUESTS:
+            self._selector.unregister(stream)
+            stream.close()
         else:
             self._guests[stream] = time.monotonic() + self._stall_s
 

@@ -9,18 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from exosuit.errors import LinkError, LinkLost
 from exosuit.link.function import DmaMemory, PciFunction
 from exosuit.trace.decode import Decoder
 from exosuit.trace.tape import Kind, Record, Tape, data_of, value_of
 
 
 def play(tape: Tape, link: PciFunction) -> Iterator[str]:
-    """Make every access of `tape` on `link`; yields a line for each answer that differs."""
+    """Make every access of `tape` on `link`; yields a line for each answer that differs.
+
+    Raises LinkLost if the link is lost meanwhile.
+    """
     decoder = Decoder(tape)
     memory: dict[str, DmaMemory] = {}
     for record in tape.records:
         told = decoder.follow(record)
-        answer = _make(link, memory, record)
+        try:
+            answer = _make(link, memory, record)
+        except LinkLost:
+            raise
+        except LinkError as refusal:
+            yield f"{told.strip()}   now refused: {refusal.what}"
+            continue
         if answer is not None and answer != record.value:
             got = answer.hex() if isinstance(answer, bytes) else f"{answer:x}"
             yield f"{told.strip()}   now {got[:64]}"

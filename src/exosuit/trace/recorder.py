@@ -41,13 +41,17 @@ class Recorder(Closing):
         self._now_ns = now_ns
         self._began = now_ns()
         self._mappings = 0
-        identity = link.read_config(0, 4)
-        self._tape = TapeWriter(
-            path,
-            chip=f"{identity & 0xFFFF:04x}:{identity >> 16:04x}",
-            link=link.name.partition(":")[0],
-            program=_program(),
-        )
+        try:
+            identity = link.read_config(0, 4)
+            self._tape = TapeWriter(
+                path,
+                chip=f"{identity & 0xFFFF:04x}:{identity >> 16:04x}",
+                link=link.name.partition(":")[0],
+                program=_program(),
+            )
+        except BaseException:
+            link.close()  # it was given to us
+            raise
 
     @property
     def name(self) -> str:

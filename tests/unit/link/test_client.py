@@ -20,7 +20,7 @@ from exosuit.link.function import Region
 from exosuit.link.lock import owner_of
 from exosuit.link.open import open_link
 from exosuit.link.remote import RemoteLink
-from exosuit.link.tinygpu import ServerProcess, TinyGpuLink
+from exosuit.link.tinygpu import ServerProcess, TinyGpuLink, lock_name
 from exosuit.link.wire import RESPONSE
 from exosuit.softcard.card import Options
 from exosuit.softcard.faults import FaultSchedule
@@ -60,7 +60,7 @@ def refused(path: Path, tmp_path: Path, timeout_s: float = 5.0) -> ExosuitError:
     """The error of opening `path`, after checking that its lock is free."""
     with pytest.raises(ExosuitError) as caught:
         TinyGpuLink.open(path, locks=tmp_path / "locks", timeout_s=timeout_s)
-    assert owner_of(f"tinygpu:{path}", tmp_path / "locks") is None
+    assert owner_of(lock_name(path), tmp_path / "locks") is None
     assert str(caught.value).count("\n") == 2
     return caught.value
 
@@ -227,7 +227,7 @@ def test_after_a_loss_the_link_stays_lost(tmp_path: Path):
         with pytest.raises(LinkLost, match="is closed"):
             bar.read32(0)
         link.close()
-        assert owner_of(link.name, tmp_path) is None
+        assert owner_of(lock_name(tmp_path / "s"), tmp_path) is None
 
 
 def test_a_stall_in_the_middle_of_a_transfer(tmp_path: Path):

@@ -192,6 +192,22 @@ def test_two_servers_cannot_have_one_address(tmp_path: Path):
             Server(card(), server.address)
 
 
+def test_a_crowd_is_turned_away(tmp_path: Path):
+    with serving(card(), f"unix:{tmp_path / 's'}"), TinyGpuLink.open(tmp_path / "s") as link:
+        crowd = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) for _ in range(40)]
+        for stream in crowd:
+            stream.settimeout(5)
+            stream.connect(str(tmp_path / "s"))
+            assert link.read_config(0, 2) == generic.VENDOR_ID
+        assert crowd[-1].recv(1) == b""
+        crowd[0].sendall(request(Command.PING))
+        status, text = answer(crowd[0])
+        assert (status, "card in use by process" in str(text)) == (1, True)
+        for stream in crowd:
+            stream.close()
+        assert link.read_config(0, 2) == generic.VENDOR_ID
+
+
 def test_the_socket_is_private(tmp_path: Path):
     with serving(card(), f"unix:{tmp_path / 's'}"):
         assert (tmp_path / "s").stat().st_mode & 0o077 == 0
