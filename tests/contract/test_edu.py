@@ -1,6 +1,6 @@
 """The Linux links against a real kernel: QEMU's `edu` device in a guest, through sysfs and vfio.
 
-Needs EXOSUIT_TEST_KERNEL (see tests/qemu/guest.py); about 25 seconds a guest in emulation.
+Needs qemu and a kernel (see tests/qemu/guest.py); about 12 seconds a guest in emulation.
 """
 
 import pytest

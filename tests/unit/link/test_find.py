@@ -1,11 +1,15 @@
 """Functions are found from what systems say, recorded or made up, whatever it is."""
 
 import json
+import subprocess
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exosuit.errors import HelperMissing
+from exosuit.link import find_macos
 from exosuit.link.find import Found, find_cards, find_linux
 from exosuit.link.find_macos import from_profiler, from_properties
 
@@ -93,6 +97,24 @@ def test_registry_properties_are_little_endian():
     )
     assert (card.vendor, card.device, card.class_code) == (0x10DE, 0x2321, 0x030200)
     assert (card.tunnelled, card.driver) == (True, "tinygpu")
+
+
+def test_where_iokit_is_not_the_profiler_is_asked(monkeypatch: pytest.MonkeyPatch):
+    def nothing(name: str) -> None:
+        return None
+
+    monkeypatch.setattr(find_macos.ctypes.util, "find_library", nothing)
+    monkeypatch.setattr(find_macos, "run_profiler", lambda: json.dumps(PROFILER))
+    assert [card.device for card in find_macos.find_macos()] == [0x2684, 0x744C]
+
+
+def test_a_profiler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch):
+    def hang(*words: object, **options: object) -> None:
+        raise subprocess.TimeoutExpired("system_profiler", 15)
+
+    monkeypatch.setattr(find_macos.subprocess, "run", hang)
+    with pytest.raises(HelperMissing, match="does not say which PCI devices"):
+        find_macos.run_profiler()
 
 
 PROFILER = {
