@@ -55,7 +55,7 @@ def run(title: str, opener: type[SysfsLink] | type[VfioLink], address: str) -> N
     """Run each check of the contract on a link of its own; print a line for each."""
     for check in CHECKS:
         name = f"{title} {check.__name__}"
-        with opener.open(address, locks=Path("/tmp/locks")) as link:
+        with opener.open(address, locks=Path("/run/locks")) as link:
             check(link, EDU)
             print(f"EDU ok {name} {link.counters}", flush=True)
 
@@ -84,7 +84,7 @@ def main() -> None:
 def expect(opener: type[SysfsLink] | type[VfioLink], address: str, words: str) -> None:
     """A refusal in words, and no lock left behind."""
     try:
-        with opener.open(address, locks=Path("/tmp/locks")) as link:
+        with opener.open(address, locks=Path("/run/locks")) as link:
             link.allocate_dma(4096)
     except ExosuitError as error:
         if words not in error.what:

@@ -33,8 +33,8 @@ echo 16 > /proc/sys/vm/nr_hugepages
 /bin/busybox mount -t proc proc /host/proc
 /bin/busybox mount -t sysfs sys /host/sys
 /bin/busybox mount -t devtmpfs dev /host/dev
-/bin/busybox mount -t tmpfs tmp /host/tmp
-export PATH=/usr/bin:/bin HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={root}
+/bin/busybox mount -t tmpfs run /host/run
+export PATH=/usr/bin:/bin HOME=/run PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={root}
 /bin/busybox chroot /host /bin/sh -c "cd {root} && {python} {program} {arguments}"
 /bin/busybox poweroff -f
 """
