@@ -49,6 +49,11 @@ class Settings:
         return self._place("models", platformdirs.user_data_path("exosuit"))
 
     @property
+    def firmware(self) -> Path:
+        """Firmware of cards, in the folders of linux-firmware; filled by `exosuit setup`."""
+        return self._place("firmware", platformdirs.user_data_path("exosuit"))
+
+    @property
     def cache(self) -> Path:
         """What can be made again: compiled kernels."""
         base = Path(self.home) / "cache" if self.home else platformdirs.user_cache_path("exosuit")

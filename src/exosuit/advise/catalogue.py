@@ -105,7 +105,7 @@ def rows(file: str, table: str) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", tomllib.loads(text)[table])
 
 
-def _frozen(row: dict[str, Any]) -> dict[str, Any]:
+def frozen(row: dict[str, Any]) -> dict[str, Any]:
     return {
         key: tuple(cast("list[Any]", value)) if isinstance(value, list) else value
         for key, value in row.items()
@@ -114,22 +114,22 @@ def _frozen(row: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def cards() -> tuple[Card, ...]:
-    return tuple(Card(**_frozen(row)) for row in rows("cards.toml", "card"))
+    return tuple(Card(**frozen(row)) for row in rows("cards.toml", "card"))
 
 
 @cache
 def macs() -> tuple[Mac, ...]:
-    return tuple(Mac(**_frozen(row)) for row in rows("macs.toml", "mac"))
+    return tuple(Mac(**frozen(row)) for row in rows("macs.toml", "mac"))
 
 
 @cache
 def links() -> tuple[Link, ...]:
-    return tuple(Link(**_frozen(row)) for row in rows("links.toml", "link"))
+    return tuple(Link(**frozen(row)) for row in rows("links.toml", "link"))
 
 
 @cache
 def boxes() -> tuple[Box, ...]:
-    return tuple(Box(**_frozen(row)) for row in rows("boxes.toml", "box"))
+    return tuple(Box(**frozen(row)) for row in rows("boxes.toml", "box"))
 
 
 def find_card(text: str) -> Card:
@@ -174,7 +174,22 @@ def find(text: str, among: Iterable[Row], kind: str, listing: str) -> Row:
     )
 
 
+def cards_called(title: str) -> list[Card]:
+    """The cards that one PCI id may be: `Radeon RX 7900 XT/7900 XTX` names two."""
+    parts = [part for part in map(plain, title.split("/")) if part]
+    return [
+        card
+        for card in cards()
+        if any(plain(name).endswith(tuple(parts)) for name in (card.name, *card.aliases))
+    ]
+
+
 def plain(text: str) -> str:
     """`GeForce RTX 4090` as `rtx4090`: what names are compared by."""
-    small = re.sub(r"(?i)\b(nvidia|geforce|amd|radeon)\b", "", text).lower()
-    return re.sub(r"[^a-z0-9.]", "", small)
+    return re.sub(r"[^a-z0-9.]", "", _ORNAMENT.sub("", text).lower())
+
+
+_ORNAMENT = re.compile(
+    r"(?i)\b(nvidia|geforce|amd|radeon|lite hash rate|(workstation|server) edition)\b"
+)
+"""What makers add to a card's name, and people leave out."""

@@ -1,4 +1,4 @@
-"""`exosuit list`: what this machine can compute on. For now the host; cards join here."""
+"""`exosuit list`: what this machine can compute on: the host, and every card on its bus."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,17 @@ def register(subparsers: Subparsers[Any]) -> None:
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
-    devices = [cpu_row()]
+    devices = [cpu_row(), *rows_of_cards(settings)]
     if arguments.json:
         render.document({"devices": devices})
         return 0
     render.table(
-        ("device", "name", "memory", "cores", "features", "verdict", "known"),
+        ("device", "name", "memory", "driver", "connection", "verdict", "known"),
         [
             (
-                row["device"], row["name"], human_bytes(row["memory_bytes"]), str(row["cores"]),
-                " ".join(row["features"]), row["verdict"], row["known"] or "",
+                row["device"], _title(row),
+                human_bytes(row["memory_bytes"]) if row["memory_bytes"] else "",
+                row["driver"] or "none", row["connection"], row["verdict"], row["known"] or "",
             )
             for row in devices
         ],
@@ -43,13 +45,38 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
+def _title(row: dict[str, Any]) -> str:
+    """The name; a host's with its cores and vector units."""
+    if "cores" not in row:
+        return row["name"]
+    return ", ".join([row["name"], f"{row['cores']} cores", *row["features"]])
+
+
+def rows_of_cards(settings: Settings) -> list[dict[str, Any]]:
+    """Every display-class or accelerator function, with who holds it."""
+    from exosuit.advise.listing import card_rows
+    from exosuit.link.find import find_cards
+    from exosuit.link.lock import owner_of
+    from exosuit.link.tinygpu import default_socket
+
+    found, locks = find_cards(), settings.state / "locks"
+    names = {f"pci:{card.name}": f"pci:{card.name}" for card in found}
+    names["tinygpu"] = f"tinygpu:{default_socket()}"
+    owners = {
+        device: owner
+        for device, lock in names.items()
+        if (owner := owner_of(lock, locks)) is not None
+    }
+    return card_rows(found, sys.platform == "darwin", owners)
+
+
 def cpu_row() -> dict[str, Any]:
     """The host as a row of `list --json`, plus `cores` and `features` of its vector units."""
     from exosuit.kernel.target import Target
 
     row: dict[str, Any] = {
         "device": "cpu",
-        "name": _processor_name(),
+        "name": processor_name(),
         "vendor_id": None,
         "device_id": None,
         "class_code": None,
@@ -72,7 +99,7 @@ def cpu_row() -> dict[str, Any]:
     return row | {"family": target.family, "features": [target.name.rpartition("-")[2]]}
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
     """The maker's name of the processor, or of its instruction set where nobody tells."""
     if platform.system() == "Darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]

@@ -1,0 +1,109 @@
+"""The rows of `exosuit list` for cards: what is there, whether it can be used, how that is known.
+
+Every display-class or accelerator function gets a row, never fewer; an id that nobody has listed is
+"untested", a card that something else holds is "blocked" with who and what to do.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+from exosuit.advise.catalogue import cards_called
+from exosuit.link.find import Found
+from exosuit.link.lock import Owner
+from exosuit.silicon.pci import ClassCode
+from exosuit.silicon.pci_ids import Identity, identify
+
+Verdict = Literal["ready", "blocked", "untested", "unsupported"]
+FREE_DRIVERS = {"", "vfio-pci", "pci-stub", "tinygpu", "nvidia"}
+"""Who may hold a card that exosuit can still reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Whether a card can be used, why not, what to do, and how it is known."""
+
+    verdict: Verdict
+    reason: str | None = None
+    next: str | None = None
+    known: str | None = None
+
+
+@cache
+def known_architectures() -> dict[str, str]:
+    """Architecture to how it is known that exosuit drives it."""
+    text = resources.files("exosuit.advise").joinpath("data/known.toml").read_text("utf-8")
+    return {str(key): str(value) for key, value in tomllib.loads(text).items()}
+
+
+def judge(found: Found, identity: Identity, on_mac: bool, owner: Owner | None) -> Judgement:
+    """The verdict of one function; the first obstacle decides."""
+    if identity.verdict == "unsupported":
+        return Judgement("unsupported", identity.reason, "exosuit plan --cards")
+    if on_mac and ClassCode(found.class_code).sub == 0x02:
+        reason = "a 3D controller: Apple's signature of TinyGPU.app covers display controllers only"
+        return Judgement("unsupported", reason, "use this card under Linux")
+    if owner is not None:
+        return Judgement("blocked", f"in use by {owner.describe()}", "exosuit ps")
+    if found.driver not in FREE_DRIVERS:
+        return Judgement("blocked", f"the kernel's {found.driver} has the card", "exosuit doctor")
+    if on_mac and found.driver != "tinygpu":
+        return Judgement("blocked", "TinyGPU's extension has not attached to it", "exosuit doctor")
+    mark = known_architectures().get(identity.architecture)
+    if mark is None:
+        reason = f"exosuit has no driver for {identity.architecture} yet"
+        return Judgement("untested", reason, "exosuit run --device cpu")
+    if identity.verdict == "untested":
+        return Judgement("untested", identity.reason, "exosuit doctor", mark)
+    return Judgement("ready", known=mark)
+
+
+def card_rows(
+    functions: Sequence[Found], on_mac: bool, owners: dict[str, Owner]
+) -> list[dict[str, Any]]:
+    """Rows of `list --json` for these functions; `owners` by device name."""
+    rows: list[dict[str, Any]] = []
+    nvidia = 0
+    for found in functions:
+        identity = identify(found.vendor, found.device, found.class_code)
+        device = f"pci:{found.name}"
+        if on_mac:
+            device = "tinygpu"
+        elif found.driver == "nvidia":
+            device = f"nvidia:{nvidia}"
+            nvidia += 1
+        judged = judge(found, identity, on_mac, owners.get(device))
+        rows.append(
+            {
+                "device": device,
+                "name": identity.name,
+                "vendor_id": f"{found.vendor:04x}",
+                "device_id": f"{found.device:04x}",
+                "class_code": f"{found.class_code:06x}",
+                "family": identity.family or None,
+                "memory_bytes": _memory(identity),
+                "driver": found.driver or None,
+                "connection": _connection(found),
+                "verdict": judged.verdict,
+                "reason": judged.reason,
+                "next": judged.next,
+                "known": judged.known,
+            }
+        )
+    return rows
+
+
+def _connection(found: Found) -> str:
+    way = {True: "Thunderbolt or USB4", False: "slot", None: "PCI Express"}[found.tunnelled]
+    return f"{way}, {found.link}" if found.link else way
+
+
+def _memory(identity: Identity) -> int | None:
+    """As sold, where the catalogue knows the card and the id names one card only."""
+    sizes = {card.memory_bytes for card in cards_called(identity.name)}
+    return sizes.pop() if len(sizes) == 1 and "/" not in identity.name else None
