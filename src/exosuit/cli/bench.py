@@ -66,7 +66,7 @@ def measure(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]
     from exosuit import open_device
     from exosuit.advise import bench
     from exosuit.advise.limits import DeviceLimits, measure_limits
-    from exosuit.engine.open import open_runner
+    from exosuit.engine.runner import open_runner
     from exosuit.kernel import Target
     from exosuit.models.gguf import GgufFile
     from exosuit.models.pull import resolve_model

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from exosuit.driver.device import Device
 from exosuit.engine.engine import Engine
-from exosuit.engine.runner import DeviceRunner
-from exosuit.kernel import ProgramCache, Target
+from exosuit.engine.runner import DeviceRunner, Timings, open_runner
 from exosuit.models.chat import ChatTemplate
 from exosuit.models.decoder import CacheKind
 from exosuit.models.gguf import GgufFile
-from exosuit.models.model import LoadReport, Model
-from exosuit.models.model import Limits as ModelLimits
+from exosuit.models.model import LoadReport
 from exosuit.models.tokenizer import Tokenizer
-from exosuit.ops.programs import Programs
-
-DEFAULT_CONTEXT = 4096
-"""Positions of a session that asks for nothing else, if the model has as many."""
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds: reading and packing the file; compiling, or reading what was compiled before."""
-
-    load_s: float
-    compile_s: float
 
 
 @dataclass(frozen=True)
@@ -56,35 +41,6 @@ class LoadedModel:
     def close(self) -> None:
         self.runner.close()
         self.file.close()
-
-
-def open_runner(
-    path: Path,
-    device: Device,
-    cache: Path | None,
-    *,
-    context: int | None = None,
-    sequences: int = 1,
-    rows: int = 0,
-    cache_kind: CacheKind = "f16",
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[GgufFile, DeviceRunner, Timings]:
-    """The model without its tokenizer, for measuring and scoring; see `open_model`."""
-    start = time.perf_counter()
-    programs = Programs(Target.named(device.target), ProgramCache(cache) if cache else None)
-    file = GgufFile.open(path)
-    try:
-        longest = file.get(f"{file.require('general.architecture', str)}.context_length", int, 2048)
-        limits = ModelLimits(
-            context=max(1, min(context or DEFAULT_CONTEXT, longest)), sequences=sequences, rows=rows
-        )
-        model = Model.open(file, device, programs, limits, cache_kind, progress)
-    except BaseException:
-        file.close()
-        raise
-    compiled = programs.compile_seconds
-    timings = Timings(time.perf_counter() - start - compiled, compiled)
-    return file, DeviceRunner(model), timings
 
 
 def open_model(

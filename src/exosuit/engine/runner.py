@@ -7,18 +7,27 @@ token that was just sampled for it), the facts are on the device already and not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exosuit.driver.device import Region
+from exosuit.driver.device import Device, Region
 from exosuit.engine.batch import Run, Sampled, Sampling
 from exosuit.errors import RequestError
-from exosuit.models.model import Model
+from exosuit.kernel import ProgramCache, Target
+from exosuit.models.decoder import CacheKind
+from exosuit.models.gguf import GgufFile
+from exosuit.models.model import Limits, Model
+from exosuit.ops.programs import Programs
 from exosuit.ops.sampling import SAMPLER, sampler_row
+
+DEFAULT_CONTEXT = 4096
+"""Positions of a session that asks for nothing else, if the model has as many."""
 
 
 @dataclass
@@ -244,3 +253,40 @@ def step_size(tokens: int) -> int:
 def row_count(wanted: int, most: int) -> int:
     """Rows of the recording likewise; there is always one."""
     return min(step_size(max(wanted, 1)), most)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds: reading and packing the file; compiling, or reading what was compiled before."""
+
+    load_s: float
+    compile_s: float
+
+
+def open_runner(
+    path: Path,
+    device: Device,
+    cache: Path | None,
+    *,
+    context: int | None = None,
+    sequences: int = 1,
+    rows: int = 0,
+    cache_kind: CacheKind = "f16",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[GgufFile, DeviceRunner, Timings]:
+    """The model without its tokenizer, for measuring and scoring; see `open_model`."""
+    start = time.perf_counter()
+    programs = Programs(Target.named(device.target), ProgramCache(cache) if cache else None)
+    file = GgufFile.open(path)
+    try:
+        longest = file.get(f"{file.require('general.architecture', str)}.context_length", int, 2048)
+        limits = Limits(
+            context=max(1, min(context or DEFAULT_CONTEXT, longest)), sequences=sequences, rows=rows
+        )
+        model = Model.open(file, device, programs, limits, cache_kind, progress)
+    except BaseException:
+        file.close()
+        raise
+    compiled = programs.compile_seconds
+    timings = Timings(time.perf_counter() - start - compiled, compiled)
+    return file, DeviceRunner(model), timings

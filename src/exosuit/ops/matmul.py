@@ -50,10 +50,10 @@ from exosuit.ops.formats import ROWS, Format
 
 @dataclass(frozen=True)
 class Tile:
-    """What a workgroup holds in registers.
+    """What a workgroup computes.
 
-    tokens    activations per tile
-    groups    groups of eight rows
+    tokens    activations that are multiplied at a time; their sums stay in registers
+    groups    panels of eight rows, one after the other; the epilogue sees all of them
     ahead     bytes of weights to prefetch ahead; 0 leaves it to the hardware
     """
 
@@ -147,20 +147,25 @@ def _multiply_tile(
     tile: Tile,
 ) -> list[list[Value]]:
     """For each token of the tile f32[8] for each panel."""
-    totals = [[variable(zeros(f32, ROWS)) for _ in range(tile.tokens)] for _ in panels]
+    # One panel after the other: two streams at once cost more than they share.
+    by_panel = [_multiply_panel(panel, activation, columns, format, tile) for panel in panels]
+    return [[totals[m] for totals in by_panel] for m in range(tile.tokens)]
+
+
+def _multiply_panel(
+    panel: Pointer[DType], activation: _Activation, columns: int, format: Format, tile: Tile
+) -> list[Value]:
+    """f32[8] for each token of the tile."""
+    totals = [variable(zeros(f32, ROWS)) for _ in range(tile.tokens)]
     for b in loop(columns // format.block):
-        places = [panel.at(b * format.packed_bytes) for panel in panels]
-        if tile.ahead:
-            for place in places:
-                for line in range(0, format.packed_bytes, 64):
-                    prefetch(place, tile.ahead + line, keep=False)
-        here = activation.of_block(b)
+        place = panel.at(b * format.packed_bytes)
+        for line in range(0, format.packed_bytes if tile.ahead else 0, 64):
+            prefetch(place, tile.ahead + line, keep=False)
         block_parts = _scaled_block if format.has_sub_scales else _plain_block
-        for place, row_totals in zip(places, totals, strict=True):
-            parts = block_parts(place, here, format)
-            for total, part in zip(row_totals, parts, strict=True):
-                total.value = fma(part[0], part[1], total.value) + part[2]
-    return [[row_totals[m].value for row_totals in totals] for m in range(tile.tokens)]
+        parts = block_parts(place, activation.of_block(b), format)
+        for total, (whole, factor, constant) in zip(totals, parts, strict=True):
+            total.value = fma(whole, factor, total.value) + constant
+    return [total.value for total in totals]
 
 
 @dataclass(frozen=True)

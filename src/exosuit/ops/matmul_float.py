@@ -135,19 +135,23 @@ def _multiply_tile(
     tile: Tile,
 ) -> list[list[Value]]:
     """For each token of the tile f32[8] for each panel."""
-    chains = 4 if tile.tokens * tile.groups < 4 else 1
-    totals = [
-        [[variable(zeros(f32, ROWS)) for _ in range(chains)] for _ in range(tile.tokens)]
-        for _ in panels
-    ]
+    by_panel = [_multiply_panel(panel, line, columns, format, tile) for panel in panels]
+    return [[totals[m] for totals in by_panel] for m in range(tile.tokens)]
+
+
+def _multiply_panel(
+    panel: Pointer[DType], line: Pointer[DType], columns: int, format: FloatFormat, tile: Tile
+) -> list[Value]:
+    """f32[8] for each token of the tile."""
+    chains = 4 if tile.tokens < 4 else 1
+    totals = [[variable(zeros(f32, ROWS)) for _ in range(chains)] for _ in range(tile.tokens)]
 
     def column(index: Value | int, chain: int) -> None:
         spread = [line.load(index * tile.tokens + m).splat(ROWS) for m in range(tile.tokens)]
-        for panel, row_totals in zip(panels, totals, strict=True):
-            weight = format.load(panel, index)
-            for value, accumulators in zip(spread, row_totals, strict=True):
-                total = accumulators[chain]
-                total.value = fma(weight, value, total.value)
+        weight = format.load(panel, index)
+        for value, accumulators in zip(spread, totals, strict=True):
+            total = accumulators[chain]
+            total.value = fma(weight, value, total.value)
 
     whole = columns // _UNROLL * _UNROLL
     for k in loop(whole, step=_UNROLL):
@@ -155,10 +159,7 @@ def _multiply_tile(
             column(k + u, u % chains)
     for k in range(whole, columns):
         column(k, 0)
-    return [
-        [_sum_of([chain.value for chain in row_totals[m]]) for row_totals in totals]
-        for m in range(tile.tokens)
-    ]
+    return [_sum_of([chain.value for chain in chains_of]) for chains_of in totals]
 
 
 def _sum_of(values: list[Value]) -> Value:
