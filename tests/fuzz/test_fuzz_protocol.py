@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from exosuit.errors import ExosuitError
 from exosuit.link.client import Connection, WireFunction
+from exosuit.link.remote import RemoteLink
 from exosuit.link.tinygpu import TinyGpuLink
 from exosuit.link.wire import REQUEST, RESPONSE
 from exosuit.softcard.card import Options, Refused
@@ -73,12 +74,13 @@ REPLIES = st.one_of(
 
 
 @QUICK
-@given(st.lists(REPLIES, max_size=10))
-def test_the_client_survives_any_answer(replies: list[bytes]):
+@given(st.lists(REPLIES, max_size=10), st.booleans())
+def test_the_client_survives_any_answer(replies: list[bytes], remote: bool):
     ours, theirs = socket.socketpair()
     theirs.sendall(b"".join(replies))
     theirs.shutdown(socket.SHUT_WR)
-    link = TinyGpuLink("fuzz", Connection(ours, "a fuzzer", 0.5), None)
+    kind = RemoteLink if remote else TinyGpuLink
+    link = kind("fuzz", Connection(ours, "a fuzzer", 0.5), None)
     errors: list[ExosuitError] = []
     for use in (_look, _allocate, _look, _allocate):
         try:
@@ -99,5 +101,7 @@ def _look(link: WireFunction) -> None:
     link.reset()
 
 
-def _allocate(link: TinyGpuLink) -> None:
+def _allocate(link: TinyGpuLink | RemoteLink) -> None:
+    if isinstance(link, RemoteLink):
+        link.probe(0x1002)
     link.allocate_dma(4096).write32(0, 1)

@@ -14,6 +14,7 @@ import array
 import contextlib
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Self
 from exosuit.errors import ExosuitError, HelperMissing, LinkError, LinkLost, PermissionNeeded
 from exosuit.link.find import SYSFS, read_bars
 from exosuit.link.function import PAGE, Closing, Counters, Segment, check_config, join
-from exosuit.link.lock import CardLock
+from exosuit.link.lock import CardLock, busy
 from exosuit.link.mapped import MappedBar, MappedMemory
 from exosuit.silicon.pci import Command
 from exosuit.units import BusAddress, MiB, round_up
@@ -75,6 +76,11 @@ class SysfsLink(Closing):
                 config = os.open(folder / "config", os.O_RDWR | os.O_CLOEXEC)
             except OSError as error:
                 raise denied(folder / "config", error) from error
+            try:  # locks lie in a folder of each user; this one holds between users
+                fcntl.flock(config, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(config)
+                raise busy(name, None) from error
             return cls(name, folder, config, lock)
         except ExosuitError:
             if lock:
@@ -283,11 +289,15 @@ def write_file(path: Path, text: str, what: str) -> None:
         raise denied(path, error) from error
 
 
-def locked_pages(size: int, *, contiguous: bool) -> tuple[memoryview, _Close]:
-    """Zeroed pages that stay where they are, and what frees them."""
+def locked_pages(size: int, *, contiguous: bool, locked: bool = True) -> tuple[memoryview, _Close]:
+    """Zeroed pages that stay where they are, and what frees them.
+
+    locked  pin them here; not needed where the kernel pins what it maps for a card
+    """
     huge = contiguous and size > PAGE
     length = round_up(max(size, 1), HUGE_PAGE if huge else PAGE)
-    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE | _MAP_LOCKED
+    flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+    flags |= _MAP_LOCKED if locked else 0
     try:
         mapped = mmap.mmap(-1, length, flags=flags | (_MAP_HUGETLB if huge else 0))
     except OSError as error:

@@ -26,7 +26,7 @@ from exosuit.link.lock import CardLock
 from exosuit.link.mapped import MappedMemory
 from exosuit.link.slab import Slab, SlabAllocator
 from exosuit.link.wire import Command
-from exosuit.units import BusAddress, human_bytes
+from exosuit.units import BusAddress, MiB
 
 APP = Path("/Applications/TinyGPU.app/Contents/MacOS/TinyGPU")
 
@@ -102,15 +102,17 @@ class TinyGpuLink(WireFunction, Closing):
         mapped, _ = self._connection.ask(Command.MAP_SYSMEM_FD, 0, size, 1)
         descriptor = self._connection.take_descriptor()
         try:
-            if mapped < wire.SEGMENT_LIST or os.fstat(descriptor).st_size < mapped:
-                self._connection.close()
-                raise ProtocolError(
-                    f"{self._connection.peer} shared {human_bytes(mapped)} of memory that is not"
-                    " there",
-                    cause="the server and this client disagree about the protocol",
-                    next="exosuit doctor",
-                )
+            there = os.fstat(descriptor).st_size
+            if not size <= mapped <= min(size + MiB, there):
+                raise OSError(f"{size} bytes asked for, {mapped} told, {there} there")
             view = memoryview(mmap.mmap(descriptor, mapped))
+        except (OSError, ValueError) as error:
+            self._connection.close()
+            raise ProtocolError(
+                f"{self._connection.peer} shared memory that cannot be used",
+                cause=f"the server and this client disagree about the protocol ({error})",
+                next="exosuit doctor",
+            ) from error
         finally:
             os.close(descriptor)
         segments = [

@@ -171,7 +171,9 @@ class VfioLink(Closing):
         self.counters.round_trips += 1
         self._open_device()
         has_iommu = self.iommu is not Iommu.NONE
-        view, release = locked_pages(size, contiguous=contiguous and not has_iommu)
+        view, release = locked_pages(
+            size, contiguous=contiguous and not has_iommu, locked=not has_iommu
+        )
         if not has_iommu:
             return MappedMemory(view[:size], join(physical_pages(view)), release)
         length = round_up(len(view), PAGE)

@@ -8,6 +8,7 @@ Pages are backed by anonymous shared memory with a descriptor, which the UNIX fl
 from __future__ import annotations
 
 import bisect
+import fcntl
 import mmap
 import os
 import sys
@@ -148,14 +149,20 @@ class HostMemory:
 
 
 def shared_memory(size: int) -> int:
-    """A descriptor of `size` zero bytes that other processes can map."""
+    """A descriptor of `size` zero bytes that other processes can map.
+
+    On Linux it is sealed: a client that shrinks its file would kill the server by SIGBUS.
+    """
     if sys.platform == "linux":
-        descriptor = os.memfd_create("exosuit-dma", os.MFD_CLOEXEC)
+        descriptor = os.memfd_create("exosuit-dma", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
         descriptor, path = tempfile.mkstemp(prefix="exosuit-dma-")
         os.unlink(path)
     try:
         os.ftruncate(descriptor, size)
+        if sys.platform == "linux":
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
     except OSError:
         os.close(descriptor)
         raise

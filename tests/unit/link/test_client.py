@@ -190,7 +190,7 @@ def test_a_mapping_without_a_descriptor_or_without_memory(tmp_path: Path):
     with (
         peer(tmp_path / "t", hollow),
         TinyGpuLink.open(tmp_path / "t") as link,
-        pytest.raises(ProtocolError, match="memory that is not"),
+        pytest.raises(ProtocolError, match="memory that cannot be used"),
     ):
         link.allocate_dma(4096)
 

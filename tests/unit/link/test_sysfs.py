@@ -51,6 +51,16 @@ def test_a_function_of_files(tmp_path: Path):
         link.read_config(0, 4)
 
 
+def test_users_with_other_lock_folders_are_kept_apart(tmp_path: Path):
+    sysfs(tmp_path)
+    with (
+        SysfsLink.open(GPU, locks=tmp_path / "mine", devices=tmp_path),
+        pytest.raises(CardBusy, match="another process"),
+    ):
+        SysfsLink.open(GPU, locks=tmp_path / "yours", devices=tmp_path)
+    assert owner_of(f"pci:{GPU}", tmp_path / "yours") is None
+
+
 def test_closing_stops_the_cards_dma(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = sysfs(tmp_path)
     (folder / "config").write_bytes(bytes(256))

@@ -1,5 +1,6 @@
 """The server survives whatever a peer sends, in bounded time and memory, and serves the next."""
 
+import os
 import socket
 import struct
 import time
@@ -190,6 +191,15 @@ def test_two_servers_cannot_have_one_address(tmp_path: Path):
         assert server.address.port > 0
         with pytest.raises(LinkError, match="cannot be served"):
             Server(card(), server.address)
+
+
+def test_a_client_cannot_shrink_the_memory_that_the_card_writes(tmp_path: Path):
+    with serving(card(), f"unix:{tmp_path / 's'}"), client(tmp_path / "s") as stream:
+        stream.sendall(request(Command.MAP_SYSMEM_FD, 0, 1 << 20, 1))
+        _, descriptors, _, _ = socket.recv_fds(stream, RESPONSE.size, 1)
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptors[0], 0)
+        os.close(descriptors[0])
 
 
 def test_a_crowd_is_turned_away(tmp_path: Path):
