@@ -1,10 +1,12 @@
 """The kernel language: a typed Python function in, a `Program` for a `Target` out."""
 
-from exosuit.kernel import language
+from exosuit.kernel import dots, language, workgroup
 from exosuit.kernel.compile import ProgramCache, compile_kernel, emit, sources_hash
 from exosuit.kernel.decorator import Kernel, Trace, kernel
+from exosuit.kernel.dots import *  # noqa: F403
 from exosuit.kernel.language import *  # noqa: F403
 from exosuit.kernel.matrix import MatrixTile
+from exosuit.kernel.memory import In, InOut, Out, Pointer
 from exosuit.kernel.target import Target
 from exosuit.kernel.types import (
     DType,
@@ -23,7 +25,8 @@ from exosuit.kernel.types import (
     u32,
     u64,
 )
-from exosuit.kernel.value import In, InOut, Lanes, Out, Pointer, Scalar, Value, Variable
+from exosuit.kernel.value import Lanes, Scalar, Value, Variable
+from exosuit.kernel.workgroup import *  # noqa: F403
 
 __all__ = [
     "DType", "In", "InOut", "Kernel", "Lanes", "MatrixTile", "Out", "Pointer", "ProgramCache",
@@ -32,3 +35,5 @@ __all__ = [
     "u32", "u64",
 ]  # fmt: skip
 __all__ += language.__all__
+__all__ += workgroup.__all__
+__all__ += dots.__all__

@@ -22,9 +22,10 @@ from typing import Any, overload
 from exosuit.errors import CompileFailed
 from exosuit.kernel.builder import Builder
 from exosuit.kernel.lowering import for_target
+from exosuit.kernel.memory import In, InOut, Out, Pointer
 from exosuit.kernel.target import Target
 from exosuit.kernel.types import DTypeClass, Type
-from exosuit.kernel.value import In, InOut, Out, Pointer, Scalar, Value
+from exosuit.kernel.value import Scalar, Value
 from exosuit.program import Access, Parameter
 
 _ACCESS = {In: Access.IN, Out: Access.OUT, InOut: Access.INOUT, Scalar: Access.VALUE}

@@ -19,8 +19,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from exosuit.kernel.memory import Pointer
 from exosuit.kernel.types import DType, DTypeClass
-from exosuit.kernel.value import Pointer, Value, constant, join
+from exosuit.kernel.value import Value, constant, join
 
 
 @dataclass(frozen=True)

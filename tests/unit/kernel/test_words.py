@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -416,6 +417,42 @@ def test_streaming_loads_say_so(assembly):
 
     assert re.search(r"global_load_b128 .* slc", assembly(kernel(stream), "gfx1100"))
     assert re.search(r"global_load_b128 .* th:TH_LOAD_NT", assembly(kernel(stream), "gfx1201"))
+
+
+# The descriptor -------------------------------------------------------------------------------
+
+
+def _section(elf: bytes, wanted: str) -> bytes:
+    """A section of an ELF64 file by name."""
+    (table,) = struct.unpack_from("<Q", elf, 40)
+    size, count, names_at = struct.unpack_from("<HHH", elf, 58)
+    headers = [struct.unpack_from("<IIQQQQ", elf, table + k * size) for k in range(count)]
+    names = headers[names_at][4]
+    for name, _, _, _, offset, length in headers:
+        if elf[names + name : elf.index(b"\0", names + name)].decode() == wanted:
+            return elf[offset : offset + length]
+    raise AssertionError(f"no section {wanted}")
+
+
+def test_amd_descriptor_keeps_its_promises(amd):
+    """What the loader relies on: no scratch, kernarg pointer and wave32 only, stated memory."""
+
+    @kernel(group_size=96)
+    def described(x: In[f32], n: Scalar[i32], out: Out[f32]) -> None:
+        memory = shared(f32, 96)
+        memory[lane()] = x[lane()] + n.to(f32)
+        barrier()
+        out[lane()] = group_sum(memory[lane() ^ 1])
+
+    program = compile_kernel(described, Target.named(amd))
+    descriptor = _section(program.code, ".rodata")[:64]
+    shared_bytes, scratch, kernarg = struct.unpack_from("<III", descriptor)
+    (properties,) = struct.unpack_from("<H", descriptor, 56)
+    assert (scratch, kernarg, properties) == (0, 24, 0x408)
+    assert shared_bytes <= program.shared_bytes <= shared_bytes + 16
+    machine = program.code[48]
+    assert machine == {"gfx1100": 0x41, "gfx1101": 0x46, "gfx1102": 0x47, "gfx1200": 0x48,
+                       "gfx1201": 0x4E}[amd]  # fmt: skip
 
 
 # Numbers in slots -----------------------------------------------------------------------------

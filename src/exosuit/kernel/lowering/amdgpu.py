@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from exosuit.kernel.builder import Builder, current
 from exosuit.kernel.lowering.gpu import WAVE, Gpu, call_scalar
 from exosuit.kernel.matrix import MatrixTile, Piece
+from exosuit.kernel.memory import Pointer
 from exosuit.kernel.types import DType, DTypeClass, Type, f16, f32, i16, i32
-from exosuit.kernel.value import Pointer, Value, constant, integer
+from exosuit.kernel.value import Value, constant, integer
 
 _UNUSED = (
     "dispatch-ptr", "queue-ptr", "dispatch-id", "implicitarg-ptr", "workitem-id-y", "workitem-id-z",

@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager
 
 from exosuit.kernel.builder import Builder
 from exosuit.kernel.matrix import MatrixTile
+from exosuit.kernel.memory import Pointer
 from exosuit.kernel.types import DType, DTypeClass
-from exosuit.kernel.value import Pointer, Value
+from exosuit.kernel.value import Value
 from exosuit.program import Parameter
 
 ATOMIC_WORDS = {

@@ -11,17 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 
 from exosuit.kernel.builder import Builder, current
 from exosuit.kernel.lowering.base import ATOMIC_WORDS, Lowering
+from exosuit.kernel.memory import Pointer
 from exosuit.kernel.types import DType, DTypeClass, Type, i32
-from exosuit.kernel.value import (
-    Lanes,
-    Pointer,
-    Value,
-    Variable,
-    constant,
-    constant_like,
-    integer,
-    join,
-)
+from exosuit.kernel.value import Lanes, Value, Variable, constant, constant_like, integer, join
 from exosuit.program import Access, Parameter
 
 _VALUE_TYPES = {"i32": "i32", "u32": "i32", "i64": "i64", "u64": "i64", "f32": "float"}

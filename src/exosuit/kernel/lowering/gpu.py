@@ -20,8 +20,9 @@ from exosuit.kernel.builder import Builder, current, refuse
 from exosuit.kernel.language import maximum, minimum, select, when
 from exosuit.kernel.lowering import mathematics
 from exosuit.kernel.lowering.base import ATOMIC_WORDS, Lowering
+from exosuit.kernel.memory import Pointer
 from exosuit.kernel.types import DType, DTypeClass, boolean, i8, i32, u8, u16
-from exosuit.kernel.value import Pointer, Value, constant, constant_like, integer, join
+from exosuit.kernel.value import Value, constant, constant_like, integer, join
 from exosuit.program import Access, Parameter
 
 WAVE = 32

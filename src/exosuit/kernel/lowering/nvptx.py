@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from exosuit.kernel.builder import current
 from exosuit.kernel.lowering.gpu import Gpu, call_scalar
 from exosuit.kernel.matrix import MatrixTile, Piece
+from exosuit.kernel.memory import Pointer
 from exosuit.kernel.types import DType, DTypeClass, Type, bf16, f16, f32, i32, u32
-from exosuit.kernel.value import Pointer, Value, join
+from exosuit.kernel.value import Value, join
 
 _ALL = ("i32", "-1")  # member mask: every lane of the warp
 
