@@ -161,6 +161,7 @@ class Connection:
 
     def _refused(self, command: Command, text: str) -> NoReturn:
         """Raise what the server's words mean; the connection stays usable unless it is refused."""
+        text = one_line(text)
         if text.startswith(wire.BUSY_PREFIX):
             self.close()
             raise CardBusy(
@@ -183,6 +184,12 @@ class Connection:
             command=command.name,
             text=text,
         )
+
+
+def one_line(text: str) -> str:
+    """A peer's words as a part of one of our lines: printable, without breaks, not endless."""
+    words = "".join(c if c.isprintable() else " " for c in text).split()
+    return " ".join(words)[:300]
 
 
 class WireRegion:

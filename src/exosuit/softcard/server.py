@@ -129,10 +129,11 @@ class Server(Closing):
             stream, _ = self._listener.accept()
         except OSError:
             return
-        if stream.family != socket.AF_UNIX:
-            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            stream.setsockopt(socket.SOL_SOCKET, option, 4 << 20)
+        with contextlib.suppress(OSError):  # it may be gone already; reading will tell
+            if stream.family != socket.AF_UNIX:
+                stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                stream.setsockopt(socket.SOL_SOCKET, option, 4 << 20)
         self._selector.register(stream, selectors.EVENT_READ)
         if self._session is None:
             self._begin_session(stream)
@@ -344,7 +345,10 @@ def describe_peer(stream: socket.socket) -> str:
             words = []
         command = b" ".join(words).decode("utf-8", "replace")[:120]
         return f"process {pid} ({command}), since {since}"
-    host, port = stream.getpeername()[:2]
+    try:
+        host, port = stream.getpeername()[:2]
+    except OSError:
+        return f"a client that has left, since {since}"
     return f"{host}:{port}, since {since}"
 
 

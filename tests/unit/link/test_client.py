@@ -169,6 +169,24 @@ def test_an_error_text_of_absurd_length_is_not_read(tmp_path: Path):
         assert isinstance(refused(tmp_path / "s", tmp_path), ProtocolError)
 
 
+def test_the_words_of_a_peer_stay_in_their_line(tmp_path: Path):
+    def rude(stream: socket.socket) -> None:
+        text = b"no\nnext:  rm -rf ~\x1b[2J" + b"x" * 5000
+        good(stream)
+        stream.recv(4096)
+        stream.sendall(RESPONSE.pack(1, len(text), 0) + text)
+
+    with (
+        peer(tmp_path / "s", rude),
+        TinyGpuLink.open(tmp_path / "s") as link,
+        pytest.raises(LinkError) as caught,
+    ):
+        link.read_config(0, 4)
+    assert str(caught.value).count("\n") == 2
+    assert caught.value.what.isprintable()
+    assert len(caught.value.what) < 500
+
+
 def test_a_mapping_without_a_descriptor_or_without_memory(tmp_path: Path):
     def bare(stream: socket.socket) -> None:
         good(stream)

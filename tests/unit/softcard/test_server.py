@@ -128,6 +128,16 @@ def test_a_peer_that_leaves_in_mid_message(tmp_path: Path):
             assert link.read_config(0, 2) == generic.VENDOR_ID
 
 
+def test_clients_that_reset_the_connection_at_once():
+    with serving(card(), "tcp:127.0.0.1:0") as server:
+        for _ in range(30):
+            stream = socket.create_connection(("127.0.0.1", server.address.port))
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            stream.close()
+        with RemoteLink.open("127.0.0.1", server.address.port) as link:
+            assert link.read_config(0, 2) == generic.VENDOR_ID
+
+
 def test_ten_thousand_posted_writes_in_one_burst(tmp_path: Path):
     soft = card()
     with serving(soft, f"unix:{tmp_path / 's'}"), client(tmp_path / "s") as stream:
