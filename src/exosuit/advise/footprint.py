@@ -4,21 +4,24 @@ Two ways lead here: a GGUF header, whose tensors say it all, or a shape and a st
 become a `Footprint`: the embedding, the layers, the output, each with what it stores and what one
 token reads of it. Placement and speed work on this value and know nothing of files.
 
-The KV cache is f16, in pages of 64 tokens. A sliding-window layer keeps its window and the chunk of
-prompt that is being worked on, not the whole context. Recurrent layers keep a state of fixed size.
+`size_of` says what a tensor takes: as in the file (`stored_bytes`), or as exosuit places it
+(`placing.placed_bytes`). The KV cache is f16, in pages of 64 tokens; every layer keeps the whole
+context, also one whose sliding window then reads only the end of it. Recurrent layers keep a state
+of fixed size.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from exosuit.advise.mixes import bytes_of, stored_as
+from exosuit.advise.mixes import stored_as
 from exosuit.advise.shapes import Linear, ModelShape, TensorShape, tensors
 from exosuit.errors import CorruptFile, UnsupportedModel
-from exosuit.units import round_up
+from exosuit.ops.quants import StorageType
+from exosuit.units import MiB, round_up
 
 PAGE = 64
 """Tokens in one page of the KV cache."""
@@ -42,8 +45,7 @@ class LayerNeed:
 
     def kv_tokens(self, context: int) -> int:
         """How many tokens' keys and values this layer keeps."""
-        kept = min(context, self.window + CHUNK) if self.window else context
-        return round_up(kept, PAGE) if self.kv_bytes_per_token else 0
+        return round_up(context, PAGE) if self.kv_bytes_per_token else 0
 
     def kv_bytes(self, context: int) -> int:
         return self.kv_tokens(context) * self.kv_bytes_per_token + self.state_bytes
@@ -69,6 +71,7 @@ class Footprint:
     vocabulary: int
     context_limit: int
     parameters: int
+    row_floats: int
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -106,11 +109,17 @@ class Footprint:
         return sum(layer.kv_read(filled) for layer in self.layers)
 
     def workspace_bytes(self) -> int:
-        """Activations of one prompt chunk and the logits of one token, f32.
+        """Activations of one prompt chunk, the logits of one token, and a spare MiB, at most.
 
-        Eight widths' worth of rows and the widest inner row (taken as four widths, twice) at once.
+        `row_floats` is what one token takes at the widest step, every array counted twice; tests
+        hold it to what the engine's recordings really take.
         """
-        return 4 * (CHUNK * 16 * self.width + self.vocabulary)
+        return 4 * (CHUNK * self.row_floats + 4 * self.vocabulary) + MiB
+
+
+def row_floats(width: int, ffn: int, qkv: int, experts_used: int, expert_ffn: int) -> int:
+    """f32 values that one token of a chunk takes in the workspace, at most."""
+    return 6 * width + 2 * ffn + 2 * qkv + experts_used * (width + 2 * expert_ffn)
 
 
 class FileTensor(Protocol):
@@ -120,17 +129,26 @@ class FileTensor(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     @property
-    def size_bytes(self) -> int: ...
+    def type(self) -> StorageType: ...
 
 
-def from_shape(model: ModelShape, mix: str) -> Footprint:
+SizeOf = Callable[[tuple[int, ...], StorageType], int]
+"""Bytes of a tensor of this shape (row length last) and type."""
+
+
+def stored_bytes(shape: tuple[int, ...], kind: StorageType) -> int:
+    """What the tensor takes in a file."""
+    return _count(shape) // kind.block * kind.block_bytes
+
+
+def from_shape(model: ModelShape, mix: str, size_of: SizeOf = stored_bytes) -> Footprint:
     """The footprint of a well-known model in one storage mix."""
     listed = list(tensors(model))
     kinds = stored_as(model, listed, mix)
     share = model.experts_used / model.experts if model.experts else 1.0
     layers = [LayerNeed() for _ in range(model.layers)]
-    sizes = {t.name: bytes_of(t, kind) for t, kind in zip(listed, kinds, strict=True)}
-    ends = _collect(((t.name, t.shape, sizes[t.name]) for t in listed), layers, share)
+    sized = [(t.name, t.shape, size_of(t.shape, k)) for t, k in zip(listed, kinds, strict=True)]
+    ends = _collect(sized, layers, share)
     per_token = 2 * model.kv_heads * model.head_dim * KV_BYTES
     for index, layer in enumerate(layers):
         if model.is_linear(index):
@@ -151,12 +169,22 @@ def from_shape(model: ModelShape, mix: str) -> Footprint:
         vocabulary=model.vocabulary,
         context_limit=model.context,
         parameters=sum(t.count for t in listed),
+        row_floats=row_floats(
+            model.width,
+            max(model.ffn, model.shared_ffn),
+            (model.heads + 2 * model.kv_heads) * model.head_dim,
+            model.experts_used,
+            model.expert_ffn,
+        ),
         notes=(f"shape of {model.source}; {mix} as llama.cpp's quantiser mixes it",),
     )
 
 
 def from_header(
-    name: str, metadata: Mapping[str, Any], file_tensors: Mapping[str, FileTensor]
+    name: str,
+    metadata: Mapping[str, Any],
+    file_tensors: Mapping[str, FileTensor],
+    size_of: SizeOf = stored_bytes,
 ) -> Footprint:
     """The footprint of a GGUF file, from its metadata and the list of its tensors.
 
@@ -181,8 +209,8 @@ def from_header(
     layers = [LayerNeed() for _ in range(count)]
     experts, used = header.number("expert_count", 0), header.number("expert_used_count", 0)
     share = used / experts if experts and used else 1.0
-    listed = ((key, tuple(t.shape), t.size_bytes) for key, t in file_tensors.items())
-    ends = _collect(listed, layers, share)
+    sized = ((key, tuple(t.shape), size_of(t.shape, t.type)) for key, t in file_tensors.items())
+    ends = _collect(sized, layers, share)
     notes = header.attention(layers, file_tensors)
     return Footprint(
         name=name,
@@ -196,6 +224,13 @@ def from_header(
         vocabulary=header.vocabulary(file_tensors),
         context_limit=header.number("context_length", 0),
         parameters=sum(_count(t.shape) for t in file_tensors.values()),
+        row_floats=row_floats(
+            header.number("embedding_length"),
+            header.number("feed_forward_length", 0),
+            header.qkv_width(),
+            used,
+            header.number("expert_feed_forward_length", 0),
+        ),
         notes=("read from the file's header", *notes),
     )
 
@@ -271,6 +306,13 @@ class _Header:
         if table is None or len(table.shape) != 2:
             raise self._missing("token_embd.weight")
         return table.shape[0]
+
+    def qkv_width(self) -> int:
+        """Values of the queries, keys and values of one token."""
+        heads = max(self.number("attention.head_count"), 1)
+        kv_heads = self.number("attention.head_count_kv", heads)
+        head_dim = self.number("attention.key_length", self.number("embedding_length") // heads)
+        return (heads + 2 * kv_heads) * head_dim
 
     def attention(
         self, layers: list[LayerNeed], file_tensors: Mapping[str, FileTensor]

@@ -214,8 +214,10 @@ def _speed_reasons(need: Footprint, parts: Sequence[Part], engine: Engine) -> li
 
 
 def _power(rooms: Sequence[Room]) -> list[str]:
-    """Which boxes feed the card, where it hangs on a cable."""
+    """Which boxes feed a card that hangs on a cable, and how many can be used."""
     reasons: list[str] = []
+    if sum(_is_external(room) for room in rooms) > 1:
+        reasons.append("TinyGPU.app drives one card at a time; several in boxes need Linux")
     for name in dict.fromkeys(room.device for room in rooms if _is_external(room)):
         card = next((card for card in cards() if card.name == name), None)
         if card is None:

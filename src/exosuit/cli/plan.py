@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from exosuit.advise.footprint import Footprint
     from exosuit.advise.placement import Room
     from exosuit.advise.plan import Plan, Remix
+    from exosuit.advise.shapes import ModelShape
 
 DEFAULT_MIX = "Q4_K_M"
 
@@ -70,6 +72,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 def _need(text: str, settings: Settings) -> tuple[Footprint, Remix | None]:
     """The footprint of a file or of a well-known model, and the model in other mixes if known."""
     from exosuit.advise import claims, footprint, mixes, shapes
+    from exosuit.advise.placing import caveats, placed_bytes
     from exosuit.errors import ModelNotFound
     from exosuit.models.store import Store
 
@@ -92,11 +95,24 @@ def _need(text: str, settings: Settings) -> tuple[Footprint, Remix | None]:
                 ) from unknown
             usual = "MXFP4" if shape.architecture == "gpt-oss" else DEFAULT_MIX
             chosen = mixes.find_mix(mix) if mix else usual
-            return footprint.from_shape(shape, chosen), lambda m: footprint.from_shape(shape, m)
+            return _mixed(shape, chosen), lambda other: _mixed(shape, other)
     from exosuit.models.gguf import GgufFile
 
     with GgufFile.open(path) as file:
-        return footprint.from_header(str(path), file.metadata, file.tensors), None
+        need = footprint.from_header(str(path), file.metadata, file.tensors, placed_bytes)
+        kinds = [t.type for t in file.tensors.values() if len(t.shape) > 1]
+        notes = (*need.notes, *caveats(need.architecture, kinds))
+        return replace(need, notes=notes), None
+
+
+def _mixed(shape: ModelShape, mix: str) -> Footprint:
+    """A well-known model in one storage mix, as exosuit would place it."""
+    from exosuit.advise import footprint, mixes, shapes
+    from exosuit.advise.placing import caveats, placed_bytes
+
+    need = footprint.from_shape(shape, mix, placed_bytes)
+    kinds = mixes.stored_as(shape, shapes.tensors(shape), mix)
+    return replace(need, notes=(*need.notes, *caveats(shape.architecture, kinds)))
 
 
 def _host(mac: str | None) -> Room:
@@ -178,12 +194,14 @@ def _print(made: Plan, explain: bool) -> None:
         render.text("instead:")
         for entry in made.instead:
             render.text(f"  {entry.text}")
-    shown = made.because if explain else made.because[-1:] if not made.fits else ()
     if explain:
         render.text("because:")
-    for reason in shown:
-        render.text(f"  {reason}")
-    if not explain:
+        for reason in made.because:
+            render.text(f"  {reason}")
+    else:
+        said = [*made.need.notes[1:], *(made.because[-1:] if not made.fits else ())]
+        for reason in said:
+            render.text(f"note: {reason}")
         render.note("predictions are a model, not a measurement; --explain shows the arithmetic")
 
 

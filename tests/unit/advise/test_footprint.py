@@ -8,17 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exosuit.advise.footprint import CHUNK, from_header, from_shape
-from exosuit.advise.mixes import bytes_of, stored_as
+from exosuit.advise.footprint import from_header, from_shape
+from exosuit.advise.mixes import stored_as
 from exosuit.advise.shapes import find_model, tensors
 from exosuit.errors import CorruptFile, ExosuitError, UnsupportedModel
 from exosuit.models.gguf import GgufFile
+from exosuit.ops.quants import StorageType
 
 
 @dataclass(frozen=True)
 class Tensor:
     shape: tuple[int, ...]
-    size_bytes: int
+    type: StorageType
 
 
 def header_of(model: str, mix: str) -> tuple[dict[str, object], dict[str, Tensor]]:
@@ -48,8 +49,8 @@ def header_of(model: str, mix: str) -> tuple[dict[str, object], dict[str, Tensor
         metadata[f"{name}.ssm.group_count"] = shape.linear.key_heads
         metadata[f"{name}.ssm.time_step_rank"] = shape.linear.value_heads
         metadata[f"{name}.ssm.conv_kernel"] = shape.linear.kernel
-    sizes = {t.name: Tensor(t.shape, bytes_of(t, k)) for t, k in zip(listed, kinds, strict=True)}
-    return metadata, sizes
+    metadata[f"{name}.feed_forward_length"] = shape.ffn
+    return metadata, {t.name: Tensor(t.shape, k) for t, k in zip(listed, kinds, strict=True)}
 
 
 @pytest.mark.parametrize(
@@ -79,13 +80,13 @@ def test_kv_cache_of_llama() -> None:
     assert need.kv_bytes(1) == need.kv_bytes(64)  # whole pages
 
 
-def test_a_sliding_window_keeps_its_window() -> None:
+def test_a_sliding_window_reads_its_window_of_a_cache_that_keeps_all() -> None:
     need = from_shape(find_model("gemma-3-27b"), "Q4_K_M")
     per_token = 2 * 16 * 128 * 2
     full = sum(not layer.window for layer in need.layers)
     assert full == 10
-    kept = (full * 32768 + (62 - full) * (1024 + CHUNK)) * per_token
-    assert need.kv_bytes(32768) == kept
+    assert need.kv_bytes(32768) == 62 * 32768 * per_token
+    assert need.kv_read(32768) == (full * 32768 + (62 - full) * 1024) * per_token
 
 
 def test_experts_are_read_a_few_at_a_time() -> None:

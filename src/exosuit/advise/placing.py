@@ -1,0 +1,44 @@
+"""How exosuit holds a model's tensors, as against how the file stores them.
+
+Matrices are packed in eights of rows; a storage type that no kernel reads is held as Q8_0; vectors
+are f32. The rules are those of `models.matrices`, which is asked for them, so that a plan and a
+load agree; a test loads models and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import prod
+
+from exosuit.models.matrices import format_of, packed_bytes
+from exosuit.models.model import ARCHITECTURES
+from exosuit.ops.formats import FORMATS, ROWS
+from exosuit.ops.matmul_float import FLOAT_FORMATS
+from exosuit.ops.quants import StorageType
+from exosuit.units import round_up
+
+ALIGNMENT = 128
+
+
+def placed_bytes(shape: tuple[int, ...], kind: StorageType) -> int:
+    """Device bytes that the loader reserves for a tensor, two eights of rows to spare."""
+    if len(shape) == 1:
+        return round_up(4 * shape[0], ALIGNMENT)
+    rows = prod(shape[:-1]) + 2 * ROWS
+    return round_up(packed_bytes(rows, shape[-1], format_of(kind)), ALIGNMENT)
+
+
+def caveats(architecture: str, kinds: Iterable[StorageType]) -> list[str]:
+    """What should be known before relying on a plan for exosuit itself."""
+    found: list[str] = []
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        found.append(
+            f"exosuit cannot run the architecture {architecture} yet (it knows {known}); this is"
+            " what it would need"
+        )
+    labels = {kind.label for kind in kinds}
+    expanded = sorted(labels - set(FORMATS) - set(FLOAT_FORMATS))
+    if expanded:
+        found.append(f"{', '.join(expanded)} has no kernel yet and is held as Q8_0")
+    return found
