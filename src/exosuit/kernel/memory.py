@@ -51,6 +51,8 @@ class Pointer(Generic[D_co]):
     ) -> Value:
         """`lanes` neighbouring elements from `index` on; `align` in bytes if better known.
 
+        Masks do not apply here, nor in `store`: they are for `p[i]`.
+
         streaming  the data is used once: caches need not keep it (a hint)
         """
         type = Type(self.dtype, lanes)
@@ -127,6 +129,11 @@ class Pointer(Generic[D_co]):
 
     def _mask(self, lanes: int) -> tuple[str, str]:
         mask = current().mask
+        if mask is not None and mask.lanes != lanes:
+            raise refuse(
+                f"{lanes} lanes of memory under a mask of {mask.lanes}",
+                "index with as many lanes as the mask has, or load() and store() past it",
+            )
         return (f"<{lanes} x i1>", mask.ir if mask is not None else "splat (i1 true)")
 
     def _address(self, index: Value) -> str:

@@ -438,6 +438,11 @@ def _returns(x, out):
             return
 
 
+def _masked_store(x, out):
+    with masked(x.load(0, 4) > 0):
+        out[x.load(0, 8)] = 1
+
+
 MISTAKES = {
     "break": (_breaks, "a loop left in the middle", 1),
     "return": (_returns, "a loop left in the middle", 1),
@@ -448,6 +453,8 @@ MISTAKES = {
     "exp of f64": (lambda x, out: exp(x[0].to(f64)), "exp of f64", 0),
     "atomic on In": (lambda x, out: atomic_add(x, 0, 1), "read-only", 0),
     "atomic of a type": (lambda x, out: atomic_max(out, 0, x[0].to(i64)), "atomic_max", 0),
+    "shuffle past the vector": (lambda x, out: shuffle_xor(x.load(0, 8), 8), "by 8", 0),
+    "mask of other lanes": (_masked_store, "8 lanes of memory under a mask of 4", 2),
     "fraction": (lambda x, out: maximum(x[0], 0.5), "0.5 as i32", 0),
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-from exosuit.kernel.builder import Builder, current
+from exosuit.kernel.builder import Builder, current, refuse
 from exosuit.kernel.lowering.base import ATOMIC_WORDS, Lowering
 from exosuit.kernel.memory import Pointer
 from exosuit.kernel.types import DType, DTypeClass, Type, i32
@@ -92,6 +92,8 @@ class Cpu(Lowering):
         return x.reduce(operation)
 
     def shuffle_xor(self, x: Value, mask: int) -> Value:
+        if not 0 <= mask < x.lanes:
+            raise refuse(f"shuffle_xor by {mask}", f"a wave of this target has {x.lanes} lanes")
         return x.shuffle([lane ^ mask for lane in range(x.lanes)])
 
     def atomic(
