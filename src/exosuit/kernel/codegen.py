@@ -9,9 +9,6 @@ A back end that cannot select an instruction aborts the process, which is why GP
 child (`worker`); what the CPU lowerings emit is covered by tests for every level.
 """
 
-# llvmlite's annotations are partial; this file is where it is called.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from __future__ import annotations
 
 from functools import cache

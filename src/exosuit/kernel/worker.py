@@ -43,6 +43,11 @@ class Worker:
                 reply: bytes | tuple[str, str, str] = _receive(child.stdout)
             except (OSError, EOFError):
                 raise self._post_mortem(name, ir, target) from None
+            except BaseException:
+                # Ctrl-C: the reply is still to come and must not answer the next request.
+                child.kill()
+                self.close()
+                raise
         if isinstance(reply, bytes):
             return reply
         what, cause, next_ = reply

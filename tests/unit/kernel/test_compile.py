@@ -203,6 +203,21 @@ def test_a_child_that_is_killed_is_replaced(worker):
     assert worker.generate("scale", ir, target) == code
 
 
+def test_an_interrupted_request_does_not_answer_the_next(worker, monkeypatch):
+    target = Target.named("gfx1100")
+    first, second = (scale.trace(target, factor=factor).ir for factor in (2.0, 3.0))
+    expected = worker.generate("scale", second, target)
+    with monkeypatch.context() as patch:
+        patch.setattr("exosuit.kernel.worker._receive", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            worker.generate("scale", first, target)
+    assert worker.generate("scale", second, target) == expected
+
+
+def _interrupt(stream: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_threads_take_turns(worker):
     jobs = {name: scale.trace(Target.named(name), factor=2.0).ir for name in ("gfx1100", "sm_80")}
     alone = {name: worker.generate(name, ir, Target.named(name)) for name, ir in jobs.items()}
