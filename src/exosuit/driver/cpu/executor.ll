@@ -136,12 +136,39 @@ go:
   ret void
 }
 
-define void @wake_all(ptr %control) {
+define internal void @wake_all(ptr %control) {
   %mutex = getelementptr i8, ptr %control, i64 256
   %condition = getelementptr i8, ptr %control, i64 384
   %1 = call i32 @pthread_mutex_lock(ptr %mutex)
   %2 = call i32 @pthread_cond_broadcast(ptr %condition)
   %3 = call i32 @pthread_mutex_unlock(ptr %mutex)
+  ret void
+}
+
+; Return when no worker can still be reading a table: none is published, and nobody is at work.
+define void @retire(ptr %control, ptr %table) {
+entry:
+  %table.p = getelementptr i8, ptr %control, i64 64
+  %active.p = getelementptr i8, ptr %control, i64 128
+  %swap = cmpxchg ptr %table.p, ptr %table, ptr null seq_cst seq_cst
+  br label %check
+check:
+  %active = load atomic i64, ptr %active.p seq_cst, align 8
+  %quiet = icmp eq i64 %active, 0
+  br i1 %quiet, label %done, label %wait
+wait:
+  %yielded = call i32 @sched_yield()
+  br label %check
+done:
+  ret void
+}
+
+; Send every worker home.
+define void @stop(ptr %control) {
+  %stop.p = getelementptr i8, ptr %control, i64 200
+  store atomic i64 1, ptr %stop.p seq_cst, align 8
+  %generation = atomicrmw add ptr %control, i64 1 seq_cst
+  call void @wake_all(ptr %control)
   ret void
 }
 

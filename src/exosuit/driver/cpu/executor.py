@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import platform
 import threading
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from exosuit.driver.device import Launch
 
 _CONTROL_BYTES = 512
-_GENERATION, _TABLE, _ACTIVE, _STOP, _MUTEX, _CONDITION = 0, 64, 128, 200, 256, 384
+_MUTEX, _CONDITION = 256, 384
 _COUNTER_BYTES = 128
 # About a quarter of a millisecond: longer than the host needs between two tokens.
 _SPIN_TURNS = 8192
@@ -50,7 +49,8 @@ class Executor:
         functions = self._code.add_ir(_executor_ir())
         pointer = ctypes.c_void_p
         self._replay = ctypes.CFUNCTYPE(None, pointer, pointer)(functions("replay"))
-        self._wake_all = ctypes.CFUNCTYPE(None, pointer)(functions("wake_all"))
+        self._retire = ctypes.CFUNCTYPE(None, pointer, pointer)(functions("retire"))
+        stop = ctypes.CFUNCTYPE(None, pointer)(functions("stop"))
         worker = ctypes.CFUNCTYPE(None, pointer)(functions("worker"))
         self._control, self.control = aligned_zeros(_CONTROL_BYTES)
         library = ctypes.CDLL(None)
@@ -67,9 +67,7 @@ class Executor:
         ]
         for thread in self._workers:
             thread.start()
-        self._finalizer = weakref.finalize(
-            self, _stop, self._control, self._wake_all, self._workers
-        )
+        self._finalizer = weakref.finalize(self, _stop, stop, self.control, held, self._workers)
 
     def load(self, code: bytes, entry: str) -> int:
         """Put an object into executable memory; the address of its entry."""
@@ -80,17 +78,10 @@ class Executor:
 
     def retire(self, table: Table) -> None:
         """Return when no worker can still be reading `table`."""
-        if self._word(_TABLE) == table.address:
-            self._control[_TABLE // 8] = 0
-        while self._word(_ACTIVE):
-            time.sleep(0)
+        self._retire(self.control, table.address)
 
     def close(self) -> None:
         self._finalizer()
-
-    def _word(self, offset: int) -> int:
-        return int(self._control[offset // 8])
-
 
 
 def _work(worker: Callable[[int], None], control: int, held: tuple[object, ...]) -> None:
@@ -99,11 +90,13 @@ def _work(worker: Callable[[int], None], control: int, held: tuple[object, ...])
 
 
 def _stop(
-    control: NDArray[np.int64], wake_all: Callable[[int], None], workers: list[threading.Thread]
+    stop: Callable[[int], None],
+    control: int,
+    held: tuple[object, ...],
+    workers: list[threading.Thread],
 ) -> None:
-    control[_STOP // 8] = 1
-    control[_GENERATION // 8] += 1
-    wake_all(control.ctypes.data)
+    _ = held
+    stop(control)
     for thread in workers:
         thread.join()
 
