@@ -64,6 +64,12 @@ class Prologue:
     def apply(self, x: Value, weight: Value, scale: Value | None) -> Value:
         return x if scale is None else x * scale * weight
 
+    def step(
+        self, x: Pointer[DType], weight: Pointer[DType], first: Value, scale: Value | None
+    ) -> Value:
+        """f32[_STEP]: the elements from `first` on."""
+        return self.apply(x.load(first, _STEP), weight.load(first, _STEP), scale)
+
 
 @kernel
 def quantise(
@@ -97,21 +103,19 @@ def quantise(
         block_scales = scales.at(tile * (blocks * tokens) + m)
         pairs = 2 if subs > 1 else 1
         block_sums = sums.at(tile * (blocks * subs * tokens) + m * pairs)
-
-        def element(i: Value) -> Value:
-            return prologue.apply(row.load(i, _STEP), weight.load(i, _STEP), scale)
-
         for b in loop(blocks):
             largest = variable(zeros(f32, _STEP))
             for i in loop(block, step=_STEP):
-                largest.value = maximum(largest.value, absolute(element(b * block + i)))
+                step = prologue.step(row, weight, b * block + i, scale)
+                largest.value = maximum(largest.value, absolute(step))
             peak = largest.value.reduce("max")
             inverse = select(peak.eq(0.0), 0.0, 127.0 / peak)
             block_scales[b * tokens] = peak * (1.0 / 127.0)
             for s in range(subs):
                 total = zeros(i32, _STEP)
                 for i in range(s * sub, (s + 1) * sub, _STEP):
-                    whole = rint(element(b * block + i) * inverse).to(i32)
+                    step = prologue.step(row, weight, b * block + i, scale)
+                    whole = rint(step * inverse).to(i32)
                     total = total + whole
                     packed = whole.to(i8).view(u32)
                     place = b * (block // 4) + i // 4
@@ -140,7 +144,7 @@ def arrange(
         scale = prologue.scale(row, columns)
         whole = columns // _STEP * _STEP
         for i in loop(whole, step=_STEP):
-            value = prologue.apply(row.load(i, _STEP), weight.load(i, _STEP), scale)
+            value = prologue.step(row, weight, i, scale)
             if tokens == 1:
                 line.store(value, i)
             else:

@@ -1,4 +1,4 @@
-"""What becomes of a matrix product before it is stored: compile-time values, composed not copied."""
+"""What becomes of a matrix product before it is stored: compile-time values, composed."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ Runs on the device, once per tensor at load. The NumPy reference stands below th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -64,7 +66,7 @@ def pack(
             place += ROWS * field.size
 
 
-def _pack_field(field: Field, places: list[Pointer[DType]], target: Pointer[DType]) -> None:
+def _pack_field(field: Field, places: Sequence[Pointer[DType]], target: Pointer[DType]) -> None:
     unit = _UNITS[field.unit]
     for i in loop(field.size // field.unit):
         for r, place in enumerate(places):
@@ -85,8 +87,7 @@ def spread_bits(bits: Value) -> Value:
 
 def pack_reference(raw: NDArray[np.uint8], fields: Fields, block_bytes: int) -> NDArray[np.uint8]:
     """u8[rows, blocks * block_bytes] to u8[ceil(rows / 8), blocks, 8 * block_bytes]."""
-    rows = raw.shape[0]
-    padded = raw[np.minimum(np.arange(-(-rows // ROWS) * ROWS), rows - 1)]
+    padded = np.pad(raw, ((0, -raw.shape[0] % ROWS), (0, 0)), mode="edge")
     blocks = padded.reshape(-1, ROWS, raw.shape[1] // block_bytes, block_bytes)
     parts: list[NDArray[np.uint8]] = []
     for field in fields:

@@ -31,9 +31,7 @@ def gather_rows(x: In[f32], rows: In[i32], out: Out[f32], *, width: int) -> None
 
 
 @kernel
-def add_normed(
-    y: In[f32], weight: In[f32], x: InOut[f32], *, width: int, epsilon: float
-) -> None:
+def add_normed(y: In[f32], weight: In[f32], x: InOut[f32], *, width: int, epsilon: float) -> None:
     """`x += rms_norm(y) * weight`, rows of f32[width]."""
     source = y.at(group().to(i64) * width)
     line = x.at(group().to(i64) * width)
