@@ -76,7 +76,7 @@ class Config:
                     cause="exosuit's layers all have one shape",
                     next="choose another model: exosuit models",
                 )
-            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+            if isinstance(value, bool) or not isinstance(value, int | float):
                 raise CorruptFile(
                     f"{name} has no usable {full}",
                     cause=f"it must be a number; it is {value!r}"[:200],

@@ -90,4 +90,4 @@ class StepBuffers:
             rows,
         )
         arena = Arena(device, sum(round_up(4 * n, 128) for n in words), "step", sparse=True)
-        return StepBuffers(limits, *(arena.take(4 * n) for n in words), arena)
+        return StepBuffers(limits, *(arena.take(4 * n) for n in words), arena=arena)
