@@ -17,7 +17,7 @@ from exosuit.advise.claims import corrections
 from exosuit.advise.footprint import Footprint
 from exosuit.advise.mixes import LADDER
 from exosuit.advise.placement import Part, Room, Speed, place, predict
-from exosuit.advise.speed import CLASS, DISK_GB_S, HOST_SHARE, TYPICAL_FILL, Engine, Rates
+from exosuit.advise.speed import CLASS, DISK_GB_S, TYPICAL_FILL, Engine, Rates
 from exosuit.errors import UsageError
 from exosuit.units import human_bytes
 
@@ -200,7 +200,7 @@ def _speed_reasons(need: Footprint, parts: Sequence[Part], engine: Engine) -> li
         )
     for part in hosts:
         reasons.append(
-            f"{part.room.device} is assumed to reach {HOST_SHARE:.0%} of its"
+            f"{part.room.device} is assumed to reach {part.room.rates.host_share:.0%} of its"
             f" {part.room.rates.gb_s:.0f} GB/s of memory bandwidth"
         )
     for part in parts:

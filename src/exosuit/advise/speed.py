@@ -82,20 +82,24 @@ CLASS = ENGINES["llama.cpp"]
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What one device offers: memory in 10^9 bytes per second, f16 in 10^12 operations per second.
+    """What one device offers: memory in 10^9 bytes per second, arithmetic in 10^12 per second.
 
-    share   of the bandwidth that a CPU reaches where the device is a host; 1 for cards, whose share
-            is the engine's
+    tops        f16 of a card, bytes of a host
+    host_share  of its bandwidth that a host's program reaches; 0 for a card, whose share is the
+                engine's
     """
 
     gb_s: float
-    f16_tflops: float
-    is_host: bool = False
+    tops: float
+    host_share: float = 0.0
+
+    @property
+    def is_host(self) -> bool:
+        return self.host_share > 0
 
 
-HOST_SHARE = 0.6
-"""Of a host's memory bandwidth, read by its CPU; assumed (M1 Max: 243 of 400 GB/s published)."""
-HOST_PREFILL_SHARE = 0.5
+HOST_PREFILL_SHARE = 0.4
+"""Of a host's byte arithmetic; exosuit's prefill reached 0.31 to 0.81 on a 2-core x86 server."""
 
 
 def decode_s(
@@ -104,7 +108,7 @@ def decode_s(
     """Seconds that one token spends on one device."""
     held = list(layers)
     bytes_read = head_bytes + sum(layer.read_bytes + layer.kv_read(filled) for layer in held)
-    share = HOST_SHARE if rates.is_host else engine.share
+    share = rates.host_share or engine.share
     fixed = sum(engine.mixture_us if layer.is_mixture else engine.layer_us for layer in held)
     return bytes_read / (rates.gb_s * 1e9 * share) + fixed * 1e-6
 
@@ -116,7 +120,7 @@ def prefill_s(layers: Iterable[LayerNeed], rates: Rates, engine: Engine) -> floa
         share = engine.mixture_prefill_share if layer.is_mixture else engine.prefill_share
         if rates.is_host:
             share = HOST_PREFILL_SHARE
-        seconds += 2 * layer.active_parameters / (rates.f16_tflops * 1e12 * share)
+        seconds += 2 * layer.active_parameters / (rates.tops * 1e12 * share)
     return seconds
 
 

@@ -15,6 +15,7 @@ from exosuit.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
     from exosuit.advise.footprint import Footprint
+    from exosuit.advise.limits import DeviceLimits
     from exosuit.advise.placement import Room
     from exosuit.advise.plan import Plan, Remix
     from exosuit.advise.shapes import ModelShape
@@ -59,7 +60,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     from exosuit.advise.plan import plan
 
     need, remix = _need(arguments.model, settings)
-    host = _host(arguments.mac)
+    host = _host(arguments.mac, settings)
     rooms = _rooms(arguments.card, arguments.link, arguments.mac)
     made = plan(need, rooms, host, arguments.context, remix=remix)
     if arguments.json:
@@ -115,13 +116,13 @@ def _mixed(shape: ModelShape, mix: str) -> Footprint:
     return replace(need, notes=(*need.notes, *caveats(shape.architecture, kinds)))
 
 
-def _host(mac: str | None) -> Room:
+def _host(mac: str | None, settings: Settings) -> Room:
     from exosuit.advise.catalogue import find_mac
     from exosuit.advise.host import mac_room, this_host
     from exosuit.cli.devices import processor_name
 
     if not mac:
-        return this_host(processor_name())
+        return this_host(processor_name(), lambda: _limits(settings))
     chip, _, memory = mac.partition(":")
     size = memory.lower().removesuffix("gib").removesuffix("gb").strip()
     if memory and not size.isdigit():
@@ -131,6 +132,19 @@ def _host(mac: str | None) -> Room:
             next="exosuit plan llama-3.1-8b --mac m4-pro:48",
         )
     return mac_room(find_mac(chip), int(size) if size else None)
+
+
+def _limits(settings: Settings) -> DeviceLimits:
+    """What this machine's processor can do at most, measured now."""
+    from exosuit import open_device
+    from exosuit.advise.limits import measure_limits
+    from exosuit.kernel import Target
+    from exosuit.ops.programs import Programs
+
+    device = open_device("cpu", settings, None)
+    limits = measure_limits(device, Programs(Target.named(device.target), None))
+    device.close()
+    return limits
 
 
 def _rooms(names: list[str], link: str | None, mac: str | None) -> list[Room]:

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from exosuit.advise.catalogue import find_mac
 from exosuit.advise.claims import refuse_fiction
 from exosuit.advise.footprint import Footprint, from_shape
-from exosuit.advise.host import mac_room, measure_gb_s
+from exosuit.advise.host import mac_room, this_host
+from exosuit.advise.limits import DeviceLimits
 from exosuit.advise.placement import Room, place, predict
 from exosuit.advise.plan import Plan, plan, with_card
 from exosuit.advise.shapes import find_model
@@ -159,7 +160,7 @@ def test_a_placement_holds_every_layer_once_and_within_its_rooms(
 ) -> None:
     model = need("llama-3.1-8b", "Q8_0")
     cards = [Room(f"card {i}", size * GiB, Rates(500, 50), 2.8) for i, size in enumerate(memory)]
-    parts = place(model, context, cards, Room("host", host * GiB, Rates(50, 1, is_host=True)))
+    parts = place(model, context, cards, Room("host", host * GiB, Rates(50, 1, host_share=0.8)))
     if parts is None:
         return
     covered = [layer for part in parts for layer in range(part.first, part.stop)]
@@ -171,5 +172,13 @@ def test_a_placement_holds_every_layer_once_and_within_its_rooms(
     assert predict(model, parts, 1024, CLASS).decode_tok_s > 0
 
 
-def test_this_host_reads_memory_at_some_speed() -> None:
-    assert 0.5 < measure_gb_s(1, seconds=0.02, size=8 << 20) < 2000
+def test_a_mac_is_looked_up_and_anything_else_is_measured() -> None:
+    def measured() -> DeviceLimits:
+        return DeviceLimits(read_gb_s=36, int8_gop_s=900, f32_gflop_s=230)
+
+    assert this_host("AMD EPYC", measured).rates == Rates(36, 0.9, host_share=0.8)
+
+    def never() -> DeviceLimits:
+        raise AssertionError("a Mac needs no measurement")
+
+    assert this_host("Apple M4 Pro", never).rates.gb_s == 273
