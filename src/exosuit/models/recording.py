@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from exosuit.driver.device import Region
 from exosuit.graph import Arena, Graph
-from exosuit.models.matrices import Experts, Matrix, Stack
+from exosuit.models.matrices import AnyFormat, Experts, Matrix, Stack
 from exosuit.models.step import StepBuffers
 from exosuit.ops.activations import Prologue, arrange, quantise
 from exosuit.ops.attention import Attention, attention, combine, splits_for
@@ -47,7 +47,8 @@ class LayerCache:
     value_scales: Region
 
 
-# Measured on Zen 3 (cpu.md, "What worked"): 15 GB/s without, 20 with.
+# For cores without AVX-512, which fetch a matrix faster when asked ahead: on Zen 3 15 GB/s
+# without and 20 with, as data that is read once.
 _FETCH_AHEAD_BYTES = 2304
 
 
@@ -159,7 +160,7 @@ class Recording:
         tokens: int | None,
     ) -> None:
         count = tokens or self.tokens
-        tile = self._tile(count, epilogue)
+        tile = self._tile(count, epilogue, matrix.format)
         tiles = -(-count // tile.tokens)
         prepared = self._prepare(x, matrix, tile.tokens, count, norm)
         kernel = matmul_float if isinstance(matrix.format, FloatFormat) else matmul
@@ -171,12 +172,14 @@ class Recording:
             program, matrix.panels // tile.groups, matrix.region, *prepared, extra, out, tiles
         )
 
-    def _tile(self, tokens: int, epilogue: Epilogue) -> Tile:
+    def _tile(self, tokens: int, epilogue: Epilogue, format: AnyFormat) -> Tile:
         size = tile_tokens(tokens, self._wide)
-        # Older cores fetch a matrix faster when asked ahead; newer ones do better by themselves.
-        asks = size == 1 and self._programs.target.family == "x86" and not self._wide
         groups = 2 if isinstance(epilogue, GatedEpilogue) else 1
-        return Tile(size, groups, _FETCH_AHEAD_BYTES if asks else 0)
+        if size > 1 or isinstance(format, FloatFormat) or self._programs.target.family != "x86":
+            return Tile(size, groups)
+        if self._wide:
+            return Tile(size, groups, format.fetch_ahead_bytes, keep=True)
+        return Tile(size, groups, _FETCH_AHEAD_BYTES)
 
     def _prepare(
         self,

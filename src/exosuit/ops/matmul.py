@@ -55,11 +55,13 @@ class Tile:
     tokens    activations that are multiplied at a time; their sums stay in registers
     groups    panels of eight rows, one after the other; the epilogue sees all of them
     ahead     bytes of weights to prefetch ahead; 0 leaves it to the hardware
+    keep      prefetch into the second cache, or (False) past it as data that is read once
     """
 
     tokens: int
     groups: int
     ahead: int = 0
+    keep: bool = False
 
 
 @kernel
@@ -160,7 +162,7 @@ def _multiply_panel(
     for b in loop(columns // format.block):
         place = panel.at(b * format.packed_bytes)
         for line in range(0, format.packed_bytes if tile.ahead else 0, 64):
-            prefetch(place, tile.ahead + line, keep=False)
+            prefetch(place, tile.ahead + line, tile.keep)
         block_parts = _scaled_block if format.has_sub_scales else _plain_block
         parts = block_parts(place, activation.of_block(b), format)
         for total, (whole, factor, constant) in zip(totals, parts, strict=True):
