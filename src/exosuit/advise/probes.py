@@ -19,7 +19,7 @@ from exosuit.advise.situation import LONGEST_ANSWER, Answer, Situation
 from exosuit.errors import ExosuitError
 from exosuit.link.find import read_bars
 from exosuit.link.lock import owner_of
-from exosuit.link.tinygpu import TinyGpuLink, default_socket
+from exosuit.link.tinygpu import TinyGpuLink, default_socket, lock_name
 from exosuit.silicon.pci import ClassCode
 
 Ask = Callable[[Sequence[str], float], Answer]
@@ -77,7 +77,7 @@ def gather_macos(locks: Path, ask: Ask) -> Situation:
     """The questions of `MACOS`, who owns the card, and its configuration if nobody does."""
     answers = {name: ask(command, LIMIT_S) for name, command in MACOS.items()}
     path = default_socket()
-    owner = owner_of(f"tinygpu:{path}", locks)
+    owner = owner_of(lock_name(path), locks)
     answers["owner"] = Answer(json.dumps(asdict(owner) if owner else None))
     silent = any(answer.timed_out for answer in answers.values())
     if owner is None and not silent and path.exists():

@@ -57,11 +57,11 @@ def rows_of_cards(settings: Settings) -> list[dict[str, Any]]:
     from exosuit.advise.listing import card_rows
     from exosuit.link.find import find_cards
     from exosuit.link.lock import owner_of
-    from exosuit.link.tinygpu import default_socket
+    from exosuit.link.tinygpu import default_socket, lock_name
 
     found, locks = find_cards(), settings.state / "locks"
     names = {f"pci:{card.name}": f"pci:{card.name}" for card in found}
-    names["tinygpu"] = f"tinygpu:{default_socket()}"
+    names["tinygpu"] = lock_name(default_socket())
     owners = {
         device: owner
         for device, lock in names.items()
