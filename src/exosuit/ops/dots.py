@@ -3,7 +3,8 @@
     PairDots    x86 without VNNI: bytes multiply into pairs of i16. Several pairs are added before
                 they are widened, as long as a format's bound says that 16 bits cannot overflow;
                 one `pmaddwd` then widens and applies an integer scale at once.
-    FourDots    targets with a four-byte dot into i32 (VNNI, AArch64 dot product).
+    FourDots    four bytes at once into i32: one instruction with VNNI and AArch64's dot product,
+                exact everywhere.
 
 Both take a format's quants for eight rows and activations broadcast to eight rows.
 """
@@ -23,6 +24,7 @@ from exosuit.kernel import (
     i32,
     pair_dot,
     pair_dot_bytes,
+    target,
     u8,
     u32,
     vector,
@@ -45,12 +47,16 @@ class FourDots:
     """i32 accumulators. Signed quants become unsigned by 128, which `extra_offset` takes back."""
 
     def __init__(self, format: Format, target: Target) -> None:
-        # VNNI multiplies unsigned with signed bytes; AArch64 takes signed with signed.
+        # VNNI multiplies unsigned with signed bytes. AArch64 takes signed with signed, and as
+        # unsigned quants are small (see `Format.bound`), their bytes say the same as signed ones.
         self._make_unsigned = format.signed and target.family == "x86"
+        self._make_signed = not format.signed and target.family == "aarch64"
         self.extra_offset = 128 if self._make_unsigned else 0
 
     def prepare(self, quants: Value) -> Quants:
-        return Quants(quants.view(u8) ^ 0x80 if self._make_unsigned else quants)
+        if self._make_unsigned:
+            return Quants(quants.view(u8) ^ 0x80)
+        return Quants(quants.view(i8) if self._make_signed else quants)
 
     def multiplier(self, scale: Value) -> Value:
         return scale.to(i32)
@@ -132,7 +138,18 @@ class Sum:
 
 def dots_for(format: Format, target: Target) -> Dots:
     """The way for this target."""
-    return FourDots(format, target) if target.has("dot4_fast") else PairDots(format, target)
+    if target.has("pair_dot") and not target.has("dot4_fast"):
+        return PairDots(format, target)
+    return FourDots(format, target)
+
+
+def dot_of_pairs(a: Value, b: Value) -> Value:
+    """i16[2n] twice to i32[n]: the sums of neighbouring products."""
+    if target().has("pair_dot"):
+        return pair_dot(a, b)
+    products = a.to(i32) * b.to(i32)
+    even, odd = range(0, a.lanes, 2), range(1, a.lanes, 2)
+    return products.shuffle(even) + products.shuffle(odd)
 
 
 def pair_of(scale: Value) -> Value:

@@ -33,7 +33,6 @@ from exosuit.kernel import (
     i64,
     kernel,
     loop,
-    pair_dot,
     prefetch,
     shared,
     target,
@@ -43,7 +42,7 @@ from exosuit.kernel import (
     when,
     zeros,
 )
-from exosuit.ops.dots import Sum, dots_for
+from exosuit.ops.dots import Sum, dot_of_pairs, dots_for
 from exosuit.ops.epilogues import Epilogue
 from exosuit.ops.formats import ROWS, Format
 
@@ -311,5 +310,5 @@ def _dot_pairs(pairs: list[Value], here: _Activation, token: int) -> Value:
     """i32[8]: the sum over sub-blocks of an integer times the activations' sum."""
     total = zeros(i32, ROWS)
     for k, pair in enumerate(pairs):
-        total = total + pair_dot(pair, here.sum_pair(k, token))
+        total = total + dot_of_pairs(pair, here.sum_pair(k, token))
     return total

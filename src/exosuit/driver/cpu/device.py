@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import mmap
 import os
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,21 +102,23 @@ class CpuDevice:
 
 
 class CpuReplay:
-    """A prepared table. Keeps the buffers of its launches alive."""
+    """A prepared table. Keeps the buffers of its launches alive.
+
+    A worker that is late may still look at the table, so one that is dropped is retired too.
+    """
 
     def __init__(self, executor: Executor, launches: Sequence[Launch], entries: list[int]) -> None:
         self._executor = executor
         self._launches = tuple(launches)
-        self._table: Table | None = Table(launches, executor, entries)
+        self._table = Table(launches, executor, entries)
+        self._finalizer = weakref.finalize(self, executor.retire, self._table)
 
     def run(self) -> None:
-        assert self._table is not None, "replayed after close"
+        assert self._finalizer.alive, "replayed after close"
         self._executor.replay(self._table)
 
     def close(self) -> None:
-        if self._table is not None:
-            self._executor.retire(self._table)
-            self._table = None
+        self._finalizer()
 
 
 def default_threads() -> int:
