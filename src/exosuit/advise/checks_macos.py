@@ -7,6 +7,7 @@ extension and what to do about each follow users.md E2.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -27,6 +28,8 @@ LADDER = (
     " port"
 )
 INTEL_BRIDGE = (0x8086, 0x5786)
+FEWEST_FILES = 1024
+"""TinyGPU.app allows 128 mappings, each a file; models, sockets and caches come on top."""
 
 LAYERS = {
     "machine": "the driver extension needs Apple silicon, and macOS 13 for its reset call",
@@ -417,10 +420,33 @@ def _risk(mac: Mac, ladder: Ladder) -> None:
             continue
         ladder.warn("risk", "reports", row["says"], f"seen by others: {row['source']}", row["next"])
         break
-    if "DART" in mac.situation.text("panics"):
+    _sleep(mac, ladder)
+    reports = mac.situation.text("panics").splitlines()
+    if any(line.endswith(".ips") for line in reports):
         ladder.warn(
             "risk", "panics", "this Mac has had a kernel panic about DMA",
             "a card kept working on memory that its process had given up",
             "stop exosuit before unplugging; keep  exosuit doctor --report FILE  for an issue",
         )  # fmt: skip
+    files = mac.situation.text("files").strip()
+    if files.isdigit() and int(files) < FEWEST_FILES:
+        ladder.warn(
+            "risk", "open files", f"a process may open {files} files",
+            "each piece of memory shared with the card is an open file",
+            f"ulimit -n {4 * FEWEST_FILES}   (for this terminal)",
+        )  # fmt: skip
     ladder.ok("risk", "known pairs", f"{mac.chip or 'this Mac'} looked up")
+
+
+def _sleep(mac: Mac, ladder: Ladder) -> None:
+    """Sleep cuts the card's power and wedges whoever is waiting for it."""
+    servers = [process for process in mac.processes if process.is_server]
+    told = mac.situation.text("power")
+    held = re.search(r"Prevent(?:UserIdle)?SystemSleep\s+1\b", told)
+    if not servers or not told or held:
+        return
+    ladder.warn(
+        "risk", "sleep", "the card is in use and nothing keeps this Mac awake",
+        "when a Mac sleeps, the card loses its memory and the server may hang until a restart",
+        f"caffeinate -i -w {servers[0].pid}   (keeps it awake until that server ends)",
+    )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +79,7 @@ def gather_macos(locks: Path, ask: Ask) -> Situation:
     answers = {name: ask(command, LIMIT_S) for name, command in MACOS.items()}
     path = default_socket()
     owner = owner_of(lock_name(path), locks)
+    answers["files"] = Answer(str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
     answers["owner"] = Answer(json.dumps(asdict(owner) if owner else None))
     silent = any(answer.timed_out for answer in answers.values())
     if owner is None and not silent and path.exists():

@@ -1,11 +1,18 @@
-"""The composed situations under tests/data/macos, as values."""
+"""The composed situations under tests/data/macos, as values.
+
+    python -m tests.unit.advise.macos_situations docs/doctor.md
+
+rewrites the table of what doctor says to each, between the marks of that page.
+"""
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from exosuit.advise.doctor import diagnose
 from exosuit.advise.situation import Answer, Situation
 
 FOLDER = Path(__file__).parents[2] / "data" / "macos"
@@ -38,3 +45,31 @@ def load(name: str) -> Recorded:
 
 def names() -> list[str]:
     return sorted(path.parent.name for path in FOLDER.glob("*/situation.toml"))
+
+
+def table() -> str:
+    """What doctor says to each situation, as Markdown."""
+    lines = ["| situation | broken layer | found | next |", "|---|---|---|---|"]
+    for name in names():
+        recorded = load(name)
+        diagnosis = diagnose(recorded.situation)
+        check = diagnosis.broken or next(iter(diagnosis.warnings), None)
+        layer = diagnosis.broken.layer if diagnosis.broken else "none"
+        found, step = (check.found, check.next) if check else ("", "")
+        cells = (recorded.note, layer if diagnosis.broken or not check else "warning", found, step)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+BEGIN, END = "<!-- situations: begin -->\n", "<!-- situations: end -->\n"
+
+
+def rewrite(page: str) -> str:
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + table() + END + after
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    target.write_text(rewrite(target.read_text("utf-8")), "utf-8")

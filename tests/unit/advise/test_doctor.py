@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.advise.macos_situations import load, names
+from tests.unit.advise.macos_situations import load, names, rewrite, table
 
 from exosuit.advise import checks_linux, checks_macos
 from exosuit.advise.doctor import diagnose, report
@@ -25,6 +25,12 @@ def test_each_situation_names_its_layer_and_the_next_step(name: str) -> None:
         assert broken.cause
         assert broken.found
     assert diagnosis.ok == (not recorded.layer)
+
+
+def test_the_page_shows_what_doctor_says_today() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text("utf-8")
+    assert table() in page, "run  python -m tests.unit.advise.macos_situations docs/doctor.md"
+    assert rewrite(page) == page
 
 
 def test_every_layer_is_broken_in_some_situation() -> None:
