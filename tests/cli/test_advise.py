@@ -104,6 +104,20 @@ def test_doctor_diagnoses_a_report_of_another_machine(capsys, settings, tmp_path
     assert document(capsys)["checks"]
 
 
+def test_list_of_a_report(capsys, settings, tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(load("controller-3d").situation.as_json()))
+    assert main(["list", "--from", str(path), "--json"], settings) == 0
+    (card,) = document(capsys)["devices"]
+    assert card["verdict"] == "unsupported"
+
+
+def test_a_report_that_cannot_be_written(capsys, settings, tmp_path):
+    target = tmp_path / "missing" / "x.json"
+    assert main(["doctor", "--report", str(target)], settings) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_doctor_prints_the_settings(capsys, settings):
     assert main(["doctor", "--settings"], settings) == 0
     assert "EXOSUIT_HOME" in capsys.readouterr().out

@@ -13,7 +13,10 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
+from exosuit.advise import macos
 from exosuit.advise.catalogue import cards_called
+from exosuit.advise.checks_linux import functions_of
+from exosuit.advise.situation import Situation
 from exosuit.link.find import Found
 from exosuit.link.lock import Owner
 from exosuit.silicon.pci import ClassCode
@@ -96,6 +99,35 @@ def card_rows(
             }
         )
     return rows
+
+
+def rows_of(situation: Situation) -> list[dict[str, Any]]:
+    """Rows for the cards of a recorded situation, as `list --from FILE` shows them."""
+    if situation.system == "macos":
+        found = [
+            Found(
+                name=function.path,
+                vendor=function.vendor,
+                device=function.device,
+                class_code=function.class_code,
+                driver=function.driver,
+                tunnelled=function.tunnelled,
+            )
+            for function in macos.functions(situation.text("ioreg"))
+            if function.is_card
+        ]
+    else:
+        found = [
+            Found(
+                name=function.name,
+                vendor=function.number("vendor"),
+                device=function.number("device"),
+                class_code=function.number("class"),
+                driver=function.driver,
+            )
+            for function in functions_of(situation)
+        ]
+    return card_rows(found, situation.system == "macos", {})
 
 
 def _connection(found: Found) -> str:

@@ -129,7 +129,7 @@ def fitted_share(name: str) -> float:
     """The bandwidth share with which an engine's rows are predicted without mean (log) error."""
     mine = [row for row in measurements() if row.engine == name and row.fits_engine]
     engine = ENGINES[name]
-    for _ in range(60):
+    for _ in range(12):
         errors = [compare(row, engine).error for row in mine]
         mean = math.exp(sum(math.log1p(error) for error in errors) / len(errors))
         engine = replace(engine, share=engine.share / mean)

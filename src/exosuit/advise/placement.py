@@ -137,7 +137,7 @@ def split(
 
 def predict(need: Footprint, parts: Sequence[Part], filled: int, engine: Engine) -> Speed:
     """Speed of one sequence with `filled` tokens behind it, the model placed as `parts`."""
-    token = prompt = CROSSING_S * (len(parts) - 1)
+    token = CROSSING_S * (len(parts) - 1)
     prompt = 0.0
     for part in parts:
         layers: Sequence[LayerNeed] = need.layers[part.first : part.stop]

@@ -18,13 +18,23 @@ from exosuit.units import human_bytes
 
 
 def register(subparsers: Subparsers[Any]) -> None:
-    add_command(
+    parser = add_command(
         subparsers, "list", "List the devices of this machine.", "exosuit list --json", json=True
     )
+    parser.add_argument(
+        "--from", dest="source", metavar="FILE", type=Path,
+        help="list the cards of a report of exosuit doctor instead",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
-    devices = [cpu_row(), *rows_of_cards(settings)]
+    if arguments.source:
+        from exosuit.advise.listing import rows_of
+        from exosuit.advise.situation import read_situation
+
+        devices = rows_of(read_situation(arguments.source))
+    else:
+        devices = [cpu_row(), *rows_of_cards(settings)]
     if arguments.json:
         render.document({"devices": devices})
         return 0

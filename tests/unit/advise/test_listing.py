@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.advise.macos_situations import load, names
 
 from exosuit.advise import listing
-from exosuit.advise.listing import card_rows
+from exosuit.advise.listing import card_rows, rows_of
 from exosuit.link.find import Found
 from exosuit.link.lock import Owner
 
@@ -74,3 +75,28 @@ def test_an_id_of_several_cards_claims_no_memory() -> None:
     assert row(card(0x1002, 0x744C))["memory_bytes"] is None
     tunnelled = row(card(0x10DE, 0x2684, tunnelled=True, link="8 GT/s x4"))
     assert tunnelled["connection"] == "Thunderbolt or USB4, 8 GT/s x4"
+
+
+EMPTY = {"enclosure-without-card", "nothing-plugged", "box-without-power", "no-tunnel"}
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_cards_of_recorded_situations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        listing, "known_architectures", lambda: {"Ada": "hardware", "RDNA3": "simulated"}
+    )
+    recorded = load(name)
+    rows = rows_of(recorded.situation)
+    if name in EMPTY:
+        assert rows == []
+        return
+    (only,) = rows
+    assert only["device"] == "tinygpu"
+    wanted = {"controller-3d": "unsupported", "old-generation": "unsupported"}.get(name)
+    if wanted is None and name == "panic-pair":
+        wanted = "untested"  # its architecture has no mark in this test
+    if wanted is None:
+        wanted = "ready" if only["driver"] else "blocked"
+    assert only["verdict"] == wanted
+    if recorded.layer in ("extension", "driver"):
+        assert (only["verdict"], only["next"]) == ("blocked", "exosuit doctor")

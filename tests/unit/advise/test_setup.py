@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+import threading
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -99,3 +103,28 @@ def test_steps_say_who_does_what() -> None:
     assert "no hash" in missing_app[0].why
     healthy = steps("macos", diagnose(load("healthy-nvidia").situation), [card], wanted, [], APP)
     assert {step.who for step in healthy} == {"done"}
+
+
+def test_files_are_fetched_and_held_to_their_hash(tmp_path: Path) -> None:
+    data = b"firmware" * 500
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served/x.bin").write_bytes(data)
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    handler = partial(Quiet, directory=str(tmp_path / "served"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/x.bin"
+            good = replace(item(data), url=url)
+            bring_firmware([good], tmp_path / "firmware", None)
+            with pytest.raises(CorruptFile):
+                bring_firmware([replace(item(b"other"), url=url)], tmp_path / "bad", None)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert manifest.missing([good], tmp_path / "firmware") == []
+    assert not (tmp_path / "bad/amdgpu/x.bin").exists()
