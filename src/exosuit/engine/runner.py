@@ -24,7 +24,7 @@ from exosuit.models.decoder import CacheKind
 from exosuit.models.gguf import GgufFile
 from exosuit.models.model import Limits, Model
 from exosuit.ops.programs import Programs
-from exosuit.ops.sampling import SAMPLER, sampler_row
+from exosuit.ops.sampling import SAMPLER, sampler_row, top_log_probabilities
 
 DEFAULT_CONTEXT = 4096
 """Positions of a session that asks for nothing else, if the model has as many."""
@@ -77,12 +77,13 @@ class DeviceRunner:
             history.extend(run.tokens)
         tokens, rows = self._write_step(runs, [i for i, _ in wanted])
         self._write_samplers([(runs[i], sampling) for i, sampling in wanted])
+        self._next = ()  # an interruption from here on leaves facts that nobody knows
         self.model.recording(tokens, rows).run()
         return self._read(runs, wanted, tokens == rows)
 
-    def forget(self, slot: int) -> None:
+    def forget(self, slot: int, tokens: Sequence[int] = ()) -> None:
         self._note(slot, [])
-        self._slots[slot] = _Slot()
+        self._slots[slot] = _Slot(history=list(tokens))
 
     def score(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each of the tokens, f32[tokens, vocabulary], as one new sequence in slot 0.
@@ -232,11 +233,10 @@ class DeviceRunner:
         return found
 
     def _top(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
-        logits = self._logits(row + 1)[row].astype(np.float64)
-        peak = logits.max()
-        total = peak + np.log(np.exp(logits - peak).sum())
-        best = np.argsort(-logits, kind="stable")[:count]
-        return tuple((int(i), float(logits[i] - total)) for i in best)
+        size = 4 * self.vocabulary
+        region = self.model.step.logits.part(row * size, size)
+        found = top_log_probabilities(self.model.device.copy_out(region, np.float32), count)
+        return tuple(zip(*(values.tolist() for values in found), strict=True))
 
     def _logits(self, rows: int) -> NDArray[np.float32]:
         region = self.model.step.logits.part(0, 4 * rows * self.vocabulary)
