@@ -28,7 +28,6 @@ class Settings:
     cpu_features: str = _setting(
         "EXOSUIT_CPU", "", "pretend to be this x86 level: avx2, avx512, avx512vnni (for comparison)"
     )
-    trace: str = _setting("EXOSUIT_TRACE", "", "record every bus access to this file")
     debug: str = _setting("EXOSUIT_DEBUG", "", "1 shows Python tracebacks with errors")
 
     @classmethod

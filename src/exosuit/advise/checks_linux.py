@@ -244,7 +244,7 @@ def _owner(situation: Situation, ladder: Ladder) -> None:
     ladder.fail(
         "owner", "owner", f"process {pid} ({command}) has the card",
         "a card belongs to one process at a time",
-        "use it through that process (exosuit ps), or stop it with  exosuit stop",
+        f"wait for it, or end it:  kill {pid}",
     )  # fmt: skip
 
 

@@ -354,7 +354,7 @@ def _owner(mac: Mac, ladder: Ladder) -> None:
     ladder.fail(
         "owner", "owner", f"process {owner.get('pid')} ({owner.get('command')}) has the card",  # pyright: ignore[reportUnknownMemberType]
         "a card belongs to one process at a time",
-        "use it through that process (exosuit ps), or stop it with  exosuit stop",
+        f"wait for it, or end it:  kill {owner.get('pid')}",  # pyright: ignore[reportUnknownMemberType]
     )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ def judge(found: Found, identity: Identity, on_mac: bool, owner: Owner | None) -
         reason = "a 3D controller: Apple's signature of TinyGPU.app covers display controllers only"
         return Judgement("unsupported", reason, "use this card under Linux")
     if owner is not None:
-        return Judgement("blocked", f"in use by {owner.describe()}", "exosuit ps")
+        return Judgement("blocked", f"in use by {owner.describe()}", f"kill {owner.pid}")
     if found.driver not in FREE_DRIVERS:
         return Judgement("blocked", f"the kernel's {found.driver} has the card", "exosuit doctor")
     if on_mac and found.driver != "tinygpu":

@@ -24,8 +24,7 @@ def register(subparsers: Subparsers[Any]) -> None:
     parser = add_command(
         subparsers,
         "trace",
-        "Record a look at a card, show a tape, replay it against a card, compare two. What a whole"
-        " command does is recorded with EXOSUIT_TRACE=FILE.",
+        "Record a look at a card, show a tape, replay it against a card, compare two.",
         EXAMPLE,
         json=True,
     )

@@ -167,7 +167,7 @@ class Connection:
             raise CardBusy(
                 f"{self.peer} serves another client: {text.removeprefix(wire.BUSY_PREFIX)}",
                 cause="a card belongs to one process at a time",
-                next="wait for it, or use it through its server:  exosuit ps",
+                next="wait for it, or see who has it:  exosuit list",
                 owner=text.removeprefix(wire.BUSY_PREFIX),
             )
         if text.startswith("Driver not available"):

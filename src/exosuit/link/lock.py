@@ -102,11 +102,11 @@ def owner_of(name: str, folder: Path) -> Owner | None:
 def busy(name: str, owner: Owner | None) -> CardBusy:
     """The error for a card that another process holds."""
     held = owner.describe() if owner else "another process"
-    stop = f"   or   kill {owner.pid}" if owner else ""
+    end = f"wait for it, or end it:  kill {owner.pid}" if owner else "wait for it"
     return CardBusy(
         f"{name} is in use by {held}",
         cause="a card belongs to one process at a time",
-        next=f"wait for it, or use it through its server:  exosuit ps{stop}",
+        next=end,
         owner=owner,
     )
 
