@@ -35,9 +35,7 @@ class Llama:
         factors = None
         if loader.has("rope_freqs.weight"):  # Llama 3.1 and later stretch by pair
             factors = loader.file.array("rope_freqs.weight").reshape(-1)
-        self.heads = make_heads(
-            config, cache_kind, self.pairing, head_norms=self.head_norms
-        )
+        self.heads = make_heads(config, cache_kind, self.pairing, head_norms=self.head_norms)
         self.rope = load_rope(loader, "rope", config.rope(), factors)
         self.embedding = loader.matrix("token_embd.weight", config.vocabulary, config.width)
         self.layers = [
@@ -52,9 +50,7 @@ class Llama:
         table = self.rope.table(r)
         for (attention, feed_forward), cache in zip(self.layers, caches, strict=True):
             attended = record_attention(r, attention, self.heads, table, cache)
-            r.linear(
-                attended, attention.output, r.x, bias=attention.output_bias, accumulate=True
-            )
+            r.linear(attended, attention.output, r.x, bias=attention.output_bias, accumulate=True)
             hidden = record_feed_forward(r, feed_forward)
             r.linear(hidden, feed_forward.down, r.x, accumulate=True)
         r.logits(self.output, self.norm)

@@ -16,7 +16,7 @@ from exosuit.driver.device import Device, Region
 from exosuit.errors import CorruptFile
 from exosuit.graph import Arena, Graph
 from exosuit.models.gguf import GgufFile, Tensor
-from exosuit.ops.formats import FORMATS, ROWS, Fields, Format
+from exosuit.ops.formats import FORMATS, ROWS, Format
 from exosuit.ops.matmul_float import FLOAT_FORMATS, FloatFormat
 from exosuit.ops.pack import pack
 from exosuit.ops.programs import Programs
@@ -254,9 +254,7 @@ class WeightLoader:
         graph = Graph()
         source = self._device.import_host(raw.reshape(-1), tensor.name).region()
         rows = raw.shape[0]
-        graph.launch(
-            program, -(-rows // ROWS), source, matrix.region, rows, blocks, step, start
-        )
+        graph.launch(program, -(-rows // ROWS), source, matrix.region, rows, blocks, step, start)
         replay = graph.prepare(self._device)
         replay.run()
         replay.close()

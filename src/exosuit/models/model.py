@@ -135,9 +135,7 @@ class Model:
             weight_bytes=loader.buffer_bytes,
             notes=loader.notes,
         )
-        return Model(
-            config, architecture, device, programs, limits.resolved(), report, loader
-        )
+        return Model(config, architecture, device, programs, limits.resolved(), report, loader)
 
     def recording(self, tokens: int, rows: int) -> Replay:
         """The prepared graph of a step of `tokens` tokens and `rows` wanted rows.
@@ -164,7 +162,12 @@ class Model:
 
     def _record(self, tokens: int, rows: int, workspace: Arena) -> Graph:
         r = Recording(
-            self._programs, self.step, workspace, tokens, rows, self.config.width,
+            self._programs,
+            self.step,
+            workspace,
+            tokens,
+            rows,
+            self.config.width,
             self.device.parallel_groups,
         )
         self._architecture.record(r, self._caches)

@@ -58,7 +58,5 @@ class Qwen3Moe:
         for (attention, mixture), cache in zip(self.layers, caches, strict=True):
             attended = record_attention(r, attention, self.heads, table, cache)
             r.linear(attended, attention.output, r.x, accumulate=True)
-            r.mixture(
-                r.x, mixture.router, mixture.gate_up, mixture.down, self.chosen, mixture.norm
-            )
+            r.mixture(r.x, mixture.router, mixture.gate_up, mixture.down, self.chosen, mixture.norm)
         r.logits(self.output, self.norm)
