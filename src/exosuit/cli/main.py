@@ -27,6 +27,7 @@ from exosuit.settings import Settings
 
 # command: (module in exosuit.cli, help), in the order of `exosuit --help`
 COMMANDS = {
+    "run": ("run", "one answer, or a chat"),
     "bench": ("bench", "measure a model, as a share of the machine's limits"),
     "list": ("devices", "the devices of this machine"),
     "doctor": ("doctor", "check every layer between this machine and its card"),

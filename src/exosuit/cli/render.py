@@ -40,6 +40,19 @@ def text(line: str) -> None:
     print(_one_line(line))
 
 
+def stream(piece: str) -> None:
+    """A piece of a result, shown at once; on a terminal without what would control it."""
+    encoding = sys.stdout.encoding or "utf-8"
+    piece = piece.encode(encoding, "replace").decode(encoding)
+    if sys.stdout.isatty():
+        piece = "".join("\ufffd" if _controls(c) else c for c in piece)
+    print(piece, end="", flush=True)
+
+
+def _controls(character: str) -> bool:
+    return (character < " " and character not in "\n\t") or "\x7f" <= character <= "\x9f"
+
+
 def document(value: Any) -> None:
     """The one JSON document of a `--json` command; bytes that were no UTF-8 stay as escapes."""
     document = json.dumps(value, indent=2, ensure_ascii=False)

@@ -93,8 +93,11 @@ class Runner(Protocol):
         """Compute one step; an entry for each run, None where nothing was to be sampled."""
         ...
 
-    def forget(self, slot: int) -> None:
-        """A new sequence takes the slot: what the penalties counted for it is void."""
+    def forget(self, slot: int, tokens: Sequence[int] = ()) -> None:
+        """A new sequence takes the slot: what the penalties counted for the last one is void.
+
+        tokens  the new one's beginning, which the cache holds already
+        """
         ...
 
     def close(self) -> None: ...
