@@ -78,8 +78,9 @@ class DeviceRunner:
         tokens, rows = self._write_step(runs, [i for i, _ in wanted])
         self._write_samplers([(runs[i], sampling) for i, sampling in wanted])
         self._next = ()  # an interruption from here on leaves facts that nobody knows
-        self.model.recording(tokens, rows).run()
-        return self._read(runs, wanted, tokens == rows)
+        continues = len(wanted) == len(runs) == sum(len(run.tokens) for run in runs)
+        self.model.recording(tokens, rows, continues).run()
+        return self._read(runs, wanted, continues)
 
     def forget(self, slot: int, tokens: Sequence[int] = ()) -> None:
         self._note(slot, [])
@@ -99,7 +100,7 @@ class DeviceRunner:
             run = Run(0, chunk, start, pages[: -(-(start + len(chunk)) // 64)], None)
             count, rows = self._write_step([run], list(range(len(chunk))), each_token=True)
             self._write_samplers([])
-            self.model.recording(count, rows).run()
+            self.model.recording(count, rows, continues=False).run()
             parts.append(self._logits(rows)[: len(chunk)])
         self._next = ()
         return np.concatenate(parts)
@@ -120,7 +121,7 @@ class DeviceRunner:
         count = sum(len(run.tokens) for run in runs)
         tokens, rows = step_size(count), row_count(len(wanted), self.model.step.limits.rows)
         expected = tuple((run.slot, run.start, run.tokens[0], run.pages) for run in runs)
-        if count == len(runs) == tokens == rows and expected == self._next:
+        if count == len(runs) == len(wanted) and expected == self._next:
             return tokens, rows
         self._next = ()
         ids, positions = np.zeros(tokens, np.int32), np.zeros(tokens, np.int32)
@@ -213,7 +214,7 @@ class DeviceRunner:
     # Reading ------------------------------------------------------------------------------
 
     def _read(
-        self, runs: Sequence[Run], wanted: list[tuple[int, Sampling]], follows: bool
+        self, runs: Sequence[Run], wanted: list[tuple[int, Sampling]], continues: bool
     ) -> list[Sampled | None]:
         step, device = self.model.step, self.model.device
         size = 4 * len(wanted)
@@ -223,13 +224,11 @@ class DeviceRunner:
         for row, (i, sampling) in enumerate(wanted):
             top = self._top(row, sampling.top_logprobs) if sampling.top_logprobs else ()
             found[i] = Sampled(int(tokens[row]), float(log_probabilities[row]), top)
-        if follows and len(wanted) == len(runs):
+        if continues:
             self._next = tuple(
                 (run.slot, run.start + 1, int(token), run.pages)
                 for run, token in zip(runs, tokens, strict=True)
             )
-        else:
-            self._next = ()
         return found
 
     def _top(self, row: int, count: int) -> tuple[tuple[int, float], ...]:

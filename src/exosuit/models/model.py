@@ -94,15 +94,14 @@ class Model:
         self._architecture = architecture
         self._programs = programs
         self._loader = loader
-        self._recordings: dict[tuple[int, int], Replay] = {}
+        self._recordings: dict[tuple[int, int, bool], Replay] = {}
         self._caches, self._cache_arena = self._allocate_cache()
-        steps = StepLimits(
-            round_up(limits.step_tokens, 8), limits.sequences, -(-limits.context // PAGE),
-            limits.rows,
-        )  # fmt: skip
+        most = round_up(limits.step_tokens, 16)  # steps are rounded up to few sizes
+        steps = StepLimits(most, limits.sequences, -(-limits.context // PAGE), limits.rows)
         self.step = StepBuffers.allocate(device, steps, config.vocabulary)
         measured = Arena.measuring()
-        self._record(limits.step_tokens, limits.rows, measured)
+        self._record(most, limits.rows, False, measured)
+        self._record(1, 1, True, measured)  # a decode of one sequence is split, for more threads
         self._workspace = Arena(device, measured.most_bytes + 4096, "workspace", sparse=True)
         report.cache_bytes = self._cache_arena.buffer.size_bytes
         report.workspace_bytes = self._workspace.buffer.size_bytes
@@ -137,15 +136,17 @@ class Model:
         )
         return Model(config, architecture, device, programs, limits.resolved(), report, loader)
 
-    def recording(self, tokens: int, rows: int) -> Replay:
+    def recording(self, tokens: int, rows: int, continues: bool) -> Replay:
         """The prepared graph of a step of `tokens` tokens and `rows` wanted rows.
 
-        It ends with sampling the wanted rows.
+        It ends with sampling the wanted rows; if it `continues`, row i is that of token i, and
+        what was sampled is the next step's token i.
         """
-        replay = self._recordings.get((tokens, rows))
+        replay = self._recordings.get((tokens, rows, continues))
         if replay is None:
-            replay = self._record(tokens, rows, self._workspace).prepare(self.device)
-            self._recordings[tokens, rows] = replay
+            graph = self._record(tokens, rows, continues, self._workspace)
+            replay = graph.prepare(self.device)
+            self._recordings[tokens, rows, continues] = replay
         return replay
 
     def attention_tile(self, tokens: int) -> int:
@@ -160,7 +161,7 @@ class Model:
             arena.close()
         self._loader.close()
 
-    def _record(self, tokens: int, rows: int, workspace: Arena) -> Graph:
+    def _record(self, tokens: int, rows: int, continues: bool, workspace: Arena) -> Graph:
         r = Recording(
             self._programs,
             self.step,
@@ -171,7 +172,7 @@ class Model:
             self.device.parallel_groups,
         )
         self._architecture.record(r, self._caches)
-        r.sample(self.config.vocabulary)
+        r.sample(self.config.vocabulary, continues)
         return r.close()
 
     def _allocate_cache(self) -> tuple[list[LayerCache], Arena]:

@@ -356,19 +356,18 @@ class Recording:
             program = self._programs.get(softcap, cap=cap)
             self.graph.launch(program, chunks(count), self.step.logits, count)
 
-    def sample(self, vocabulary: int) -> None:
+    def sample(self, vocabulary: int, continues: bool) -> None:
         """Sample each wanted row as its record says.
 
-        In a step with one token for each row the sampled tokens and their positions become the
-        next step's, so that it can follow without a visit to the host.
+        If the step `continues`, the sampled tokens and their positions become the next step's, so
+        that it can follow without a visit to the host.
         """
         step = self.step
-        follows = self.tokens == self.rows
         program = self._programs.get(sample, vocabulary=vocabulary, biases=step.limits.biases)
         self.graph.launch(
             program, self.rows, step.logits, step.samplers, step.bias_tokens, step.bias_values,
-            step.counts, step.sampling_work, step.ids if follows else step.unused_ids,
-            step.positions if follows else step.draws, step.tokens, step.log_probabilities,
+            step.counts, step.sampling_work, step.ids if continues else step.unused_ids,
+            step.positions if continues else step.draws, step.tokens, step.log_probabilities,
         )  # fmt: skip
 
 
