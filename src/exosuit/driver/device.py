@@ -59,11 +59,10 @@ class Region:
         return self.buffer.region(self.offset + offset, size_bytes)
 
     def overlaps(self, other: Region) -> bool:
-        return (
-            self.buffer is other.buffer
-            and self.offset < other.offset + other.size_bytes
-            and other.offset < self.offset + self.size_bytes
-        )
+        """Whether they share a byte; an empty region shares none."""
+        start = max(self.offset, other.offset)
+        stop = min(self.offset + self.size_bytes, other.offset + other.size_bytes)
+        return self.buffer is other.buffer and start < stop
 
 
 Argument = Region | int | float

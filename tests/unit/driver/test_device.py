@@ -61,6 +61,7 @@ def test_overlap():
     assert not one.region(0, 10).overlaps(one.region(10, 10))
     assert not one.region().overlaps(other.region())
     assert not one.region(5, 0).overlaps(one.region(5, 0))
+    assert not one.region(5, 0).overlaps(one.region())
 
 
 # Launches -------------------------------------------------------------------------------------
