@@ -52,11 +52,11 @@ class LayerCache:
 _FETCH_AHEAD_BYTES = 2304
 
 
-def tile_tokens(tokens: int, target_has_wide_tiles: bool) -> int:
-    """Tokens of a tile for a step of `tokens`: what the registers of the target hold."""
+def tile_tokens(tokens: int) -> int:
+    """Tokens of a tile for a step of `tokens`: what registers hold, without much padding."""
     if tokens == 1:
         return 1
-    return 8 if target_has_wide_tiles and tokens > 4 else 4
+    return 4 if tokens <= 4 else 8
 
 
 class Recording:
@@ -82,7 +82,7 @@ class Recording:
         self._workspace = workspace
         self._start = workspace.mark()
         self._buffers: dict[str, Region] = {}
-        self._wide = programs.target.has("dot4_fast") and programs.target.has("avx512")
+        self._wide = programs.target.has("avx512")
         self.x = self.floats("x", width)
         # Stands where a program has a parameter that it does not use.
         self._unused = self.region("unused", 64)
@@ -173,7 +173,7 @@ class Recording:
         )
 
     def _tile(self, tokens: int, epilogue: Epilogue, format: AnyFormat) -> Tile:
-        size = tile_tokens(tokens, self._wide)
+        size = tile_tokens(tokens)
         groups = 2 if isinstance(epilogue, GatedEpilogue) else 1
         if size > 1 or isinstance(format, FloatFormat) or self._programs.target.family != "x86":
             return Tile(size, groups)
@@ -224,7 +224,7 @@ class Recording:
         self, x: Region, router: Stack, gate_up: Experts, down: Experts, chosen: int, norm: Norm
     ) -> None:
         """`x += the chosen experts' feed-forward of norm(x)`, weights renormalised to sum to 1."""
-        tile = tile_tokens(self.tokens, self._wide)
+        tile = tile_tokens(self.tokens)
         routing = Routing(gate_up.count, chosen, renormalise=True, scale=1.0, tile=tile)
         tiles = routing.tiles(self.tokens)
         logits = self.floats("router", gate_up.count)

@@ -227,10 +227,10 @@ class KNibbles(Format):
         return _load(block, place), _load(block, place + 32), _load(block, place + 64)
 
     def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
-        place = chunk * 256 + self.place(len(self.fields) - 1)
+        quants = block.at(chunk * 256).at(self.place(len(self.fields) - 1))
         for high in (0, 1):
             for k in range(8):
-                value = _nibble(_load(block, place + 32 * k), high)
+                value = _nibble(_load(quants, 32 * k), high)
                 if self.high_bits:
                     bits = _load(block, self.place(3) + 32 * k).view(u32)
                     value = value | (((bits >> (chunk * 2 + high)).view(u8) & 1) << 4)
@@ -252,11 +252,12 @@ class Q6K(Format):
 
     def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
         # Low and high bits of a half lie together: memory is then read in one direction.
-        low, high = chunk * 768 + self.place(2), chunk * 768 + self.place(3)
+        half = block.at(chunk * 768)
+        low, high = half.at(self.place(2)), half.at(self.place(3))
         for part in range(4):
             for k in range(8):
-                value = _nibble(_load(block, low + 32 * (k + 8 * (part & 1))), part >> 1)
-                bits = _load(block, high + 32 * k)
+                value = _nibble(_load(low, 32 * (k + 8 * (part & 1))), part >> 1)
+                bits = _load(high, 32 * k)
                 shifted = bits << (4 - 2 * part) if part < 2 else bits >> (2 * part - 4)
                 yield 8 * part + k, value | (shifted & 0x30)
 
@@ -278,10 +279,10 @@ class Q2K(Format):
             yield _load(block, self.place(2) + 32 * four) >> 4
 
     def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
-        place = chunk * 256 + self.place(3)
+        quants = block.at(chunk * 256).at(self.place(3))
         for part in range(4):
             for k in range(8):
-                yield 8 * part + k, (_load(block, place + 32 * k) >> (2 * part)) & 3
+                yield 8 * part + k, (_load(quants, 32 * k) >> (2 * part)) & 3
 
 
 @dataclass(frozen=True, repr=False)
@@ -296,10 +297,10 @@ class Q3K(Format):
             yield ((low | (((high >> (2 * four)) & 3) << 4)) - 32).view(i8)
 
     def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
-        place = chunk * 256 + self.place(3)
+        quants = block.at(chunk * 256).at(self.place(3))
         for part in range(4):
             for k in range(8):
-                value = (_load(block, place + 32 * k) >> (2 * part)) & 3
+                value = (_load(quants, 32 * k) >> (2 * part)) & 3
                 bits = _load(block, self.place(2) + 32 * k).view(u32)
                 third = (bits >> (chunk * 4 + part)).view(u8) & 1
                 yield 8 * part + k, value | (third << 2)
@@ -323,10 +324,10 @@ class Iq4Xs(Format):
             yield concatenate(left, right).view(i8)
 
     def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
-        place = chunk * 128 + self.place(3)
+        quants = block.at(chunk * 128).at(self.place(3))
         for high in (0, 1):
             for k in range(4):
-                index = _nibble(_load(block, place + 32 * k), high)
+                index = _nibble(_load(quants, 32 * k), high)
                 yield 4 * high + k, lookup16(list(self.table), index)
 
 

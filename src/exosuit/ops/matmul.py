@@ -14,7 +14,7 @@ Activations are laid out by `ops.quantise` for exactly this walk:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exosuit.kernel import (
     DType,
@@ -208,7 +208,12 @@ class _Activation:
             self.tokens,
         )
 
-    def group(self, index: Value | int, token: int) -> Value:
+    def of_chunk(self, chunk: Value) -> _Activation:
+        """From a chunk of this block on; for `group` only."""
+        place = chunk * (self.format.chunk * self.tokens)
+        return replace(self, quants=self.quants.at(place))
+
+    def group(self, index: int, token: int) -> Value:
         """Four activations, broadcast to eight rows."""
         dword = self.quants.view(u32).load(index * self.tokens + token)
         return dword.splat(ROWS)
@@ -267,15 +272,16 @@ def _scaled_block(block: Pointer[DType], here: _Activation, format: Format) -> l
     subs = format.chunk // format.sub
     groups = format.sub // 4
     for chunk in loop(format.block // format.chunk):
+        # Pointers move with the chunk, so that all that follows is at constant distances.
+        chunk_scales = scratch.at(chunk * (subs * ROWS))
+        chunk_here = here.of_chunk(chunk)
         sums: list[Sum] = []
         for index, raw in format.quants(block, chunk):
             if index % groups == 0:
-                at = (chunk * subs + index // groups) * ROWS
-                multiplier = dots.multiplier(scratch.load(at, ROWS))
+                multiplier = dots.multiplier(chunk_scales.load(index // groups * ROWS, ROWS))
                 sums = [Sum(dots, total.value, multiplier) for total in totals]
             quants = dots.prepare(raw)
-            place = chunk * (format.chunk // 4) + index
-            sums = [total.add(quants, here.group(place, m)) for m, total in enumerate(sums)]
+            sums = [total.add(quants, chunk_here.group(index, m)) for m, total in enumerate(sums)]
             if index % groups == groups - 1:
                 for total, finished in zip(totals, sums, strict=True):
                     total.value = finished.finish()
