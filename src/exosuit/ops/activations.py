@@ -104,11 +104,13 @@ def quantise(
         pairs = 2 if subs > 1 else 1
         block_sums = sums.at(tile * (blocks * subs * tokens) + m * pairs)
         for b in loop(blocks):
-            largest = variable(zeros(f32, _STEP))
+            # Compared as integers, whose order is that of positive floats, and a NaN the largest:
+            # it makes the block's scale a NaN instead of being lost.
+            largest = variable(zeros(i32, _STEP))
             for i in loop(block, step=_STEP):
                 step = prologue.step(row, weight, b * block + i, scale)
-                largest.value = maximum(largest.value, absolute(step))
-            peak = largest.value.reduce("max")
+                largest.value = maximum(largest.value, absolute(step).view(i32))
+            peak = largest.value.reduce("max").view(f32)
             inverse = select(peak.eq(0.0), 0.0, 127.0 / peak)
             block_scales[b * tokens] = peak * (1.0 / 127.0)
             for s in range(subs):

@@ -68,12 +68,15 @@ def test_zeros_extremes_and_ties(run, block, sub):
     assert (by_token[3][ties] % 2 == 0).all()
 
 
-def test_a_row_that_is_not_finite_spoils_no_other(run):
+def test_a_row_that_is_not_finite_stays_so_and_spoils_no_other(run):
     x = RNG.normal(size=(4, 512)).astype(np.float32)
     clean = [part.copy() for part in quantised(run, x, 32, 32, 1)]
     for poison in (np.nan, np.inf, -np.inf):
         x[2, 5] = poison
         got = quantised(run, x, 32, 32, 1)
+        scales = got[1].reshape(4, -1)
+        assert not np.isfinite(scales[2, 0])
+        assert np.isfinite(scales[2, 1:]).all()
         for actual, expected in zip(got, clean, strict=True):
             for token in (0, 1, 3):
                 width = len(actual) // 4
