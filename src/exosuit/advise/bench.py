@@ -138,14 +138,19 @@ def measure(
     generate: int,
     repeat: int,
     progress: Callable[[str], None],
+    each_round: Callable[[], None] = lambda: None,
 ) -> list[_Rounds]:
-    """One discarded warm-up, then `repeat` rounds in which each contender has its turn."""
+    """One discarded warm-up, then `repeat` rounds in which each contender has its turn.
+
+    each_round  called before every round, to measure what the machine can do at that time
+    """
     results = [_Rounds() for _ in contenders]
     for contender in contenders:
         progress(f"{contender.engine}, {contender.threads} threads: warming up")
         contender.prefill(prompt)
         contender.decode(_WARM_TOKENS)
     for turn in range(repeat):
+        each_round()
         for contender, rounds in zip(contenders, results, strict=True):
             progress(f"{contender.engine}, {contender.threads} threads: {turn + 1} of {repeat}")
             time.sleep(_PAUSE_S)

@@ -54,6 +54,14 @@ class DeviceLimits:
     int8_gop_s: float
     f32_gflop_s: float
 
+    def or_better(self, other: DeviceLimits) -> DeviceLimits:
+        """The best of both in each respect: a limit is the most that was ever seen."""
+        return DeviceLimits(
+            max(self.read_gb_s, other.read_gb_s),
+            max(self.int8_gop_s, other.int8_gop_s),
+            max(self.f32_gflop_s, other.f32_gflop_s),
+        )
+
 
 @kernel
 def read_all(data: In[i32], out: Out[i32], *, part_bytes: int) -> None:

@@ -63,9 +63,12 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def measure(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     """The document of `bench --json`."""
+    from dataclasses import asdict
+
     from exosuit import open_device
     from exosuit.advise import bench
     from exosuit.advise.limits import DeviceLimits, measure_limits
+    from exosuit.driver.device import Device
     from exosuit.engine.runner import open_runner
     from exosuit.kernel import Target
     from exosuit.models.gguf import GgufFile
@@ -77,14 +80,20 @@ def measure(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]
     context = max(arguments.prompt, 32 + arguments.generate) + 1
     contenders: list[bench.Contender] = []
     limits: dict[int, DeviceLimits] = {}
+    devices: dict[int, tuple[Device, Programs]] = {}
+
+    def measure_each() -> None:
+        """Machines that are shared change from minute to minute; the limit is the best seen."""
+        for count, (device, programs) in devices.items():
+            found = measure_limits(device, programs)
+            limits[count] = found.or_better(limits[count]) if count in limits else found
+
     with GgufFile.open(path) as file:
         for name in arguments.device or ["cpu"]:
             for threads in arguments.threads or [None]:
                 device = open_device(name, settings, threads)
                 count = device.parallel_groups
-                render.note(f"measuring the limits of {device.name} with {count} threads")
-                programs = Programs(Target.named(device.target), None)
-                limits[count] = measure_limits(device, programs)
+                devices[count] = (device, Programs(Target.named(device.target), None))
                 _, runner, timings = open_runner(
                     path, device, settings.cache / "programs", context=context
                 )
@@ -101,8 +110,9 @@ def measure(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]
                     contenders.append(peer)
         with bench.busy(arguments.busy):
             rounds = bench.measure(
-                contenders, arguments.prompt, arguments.generate, arguments.repeat, render.note
-            )
+                contenders, arguments.prompt, arguments.generate, arguments.repeat, render.note,
+                measure_each,
+            )  # fmt: skip
         results = [
             bench.result(contender, found, file, limits.get(contender.threads))
             for contender, found in zip(contenders, rounds, strict=True)
@@ -110,7 +120,12 @@ def measure(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]
         name = file.path.name
     for contender in contenders:
         contender.close()
-    return {"machine": machine(arguments.busy), "model": name, "results": results}
+    seen = {str(count): asdict(found) for count, found in limits.items()}
+    return {
+        "machine": machine(arguments.busy) | {"limits_by_threads": seen},
+        "model": name,
+        "results": results,
+    }
 
 
 def machine(busy: int) -> dict[str, Any]:
