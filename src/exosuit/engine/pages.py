@@ -44,19 +44,19 @@ class PagePool:
         """Pages that `take` could give, remembered ones included."""
         return len(self._nameless) + len(self._unused_named)
 
-    def find(self, tokens: Sequence[int]) -> list[tuple[int, bytes]]:
-        """Pages and names of the longest known beginning of `tokens`; takes nothing.
+    def find(self, tokens: Sequence[int]) -> list[int]:
+        """Pages of the longest known beginning of `tokens`; takes nothing.
 
         The page of the last token is never among them: it must be computed to know what follows.
         """
-        found: list[tuple[int, bytes]] = []
+        found: list[int] = []
         name = b""
         for start in range(0, len(tokens) - PAGE_TOKENS, PAGE_TOKENS):
             name = page_name(name, tokens[start : start + PAGE_TOKENS])
             page = self._by_name.get(name)
             if page is None:
                 break
-            found.append((page, name))
+            found.append(page)
         return found
 
     def unused(self, pages: Iterable[int]) -> int:
@@ -85,7 +85,7 @@ class PagePool:
         return pages
 
     def name(self, page: int, name: bytes) -> None:
-        """The page is full and computed. If another has the name already, that one keeps it."""
+        """The page is full and computed. If one has the name already, that one keeps it."""
         assert self._users[page] > 0, f"page {page} is unused"
         if name not in self._by_name:
             assert page not in self._names, f"page {page} has a name"

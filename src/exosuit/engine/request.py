@@ -148,7 +148,7 @@ def check(request: Request, vocabulary: int) -> None:
         ),
         (sampling.temperature < 0, f"temperature is {sampling.temperature}", "it is 0 or more"),
         (sampling.top_k < 0, f"top_k is {sampling.top_k}", "it is 0 (all tokens) or more"),
-        (not 0 < sampling.top_p <= 1, f"top_p is {sampling.top_p}", "it is above 0, at most 1"),
+        (not 0 <= sampling.top_p <= 1, f"top_p is {sampling.top_p}", "it is between 0 and 1"),
         (not 0 <= sampling.min_p <= 1, f"min_p is {sampling.min_p}", "it is between 0 and 1"),
         (
             sampling.repetition_penalty <= 0,

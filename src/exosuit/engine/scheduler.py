@@ -32,7 +32,7 @@ class Sequence:
     prompt    how many of them are the prompt
     computed  how many of them are in the cache
     reused    how many the cache held when the sequence was first admitted
-    names     of its full pages that are computed
+    names     of its full pages, as far as they were named
     slot      its row of the device's page table; None while it waits
     """
 
@@ -97,8 +97,8 @@ class Scheduler:
         Every step is answered by `advance` before the next. A step that was never computed may be
         asked for again, except that its `admitted` are told only once.
         """
-        preempted = self._grow()
-        admitted = () if preempted else self._admit()
+        self._grow()
+        admitted = self._admit()
         return Step(tuple(self._fill()), admitted)
 
     def advance(self, sequence: Sequence, run: Run, token: int | None) -> None:
@@ -121,9 +121,8 @@ class Scheduler:
 
     # Pages --------------------------------------------------------------------------------
 
-    def _grow(self) -> bool:
-        """Pages for every token of the running; tells whether somebody had to make room."""
-        preempted = False
+    def _grow(self) -> None:
+        """Pages for every token of the running; the newest makes room where there are too few."""
         for sequence in list(self.running):
             while sequence.slot is not None:
                 missing = _pages_of(sequence) - len(sequence.pages)
@@ -131,36 +130,34 @@ class Scheduler:
                     sequence.pages += self.pool.take(missing)
                     break
                 self._preempt(self.running[-1])
-                preempted = True
-        return preempted
 
     def _preempt(self, sequence: Sequence) -> None:
         self._leave(sequence)
         sequence.computed = 0
-        self.waiting.append(sequence)
-        self.waiting.sort(key=lambda waiting: waiting.id)
+        self.waiting.insert(0, sequence)  # whoever ran is older than all who wait
 
     def _admit(self) -> tuple[Sequence, ...]:
-        """First come, first served; nobody overtakes one who waits for pages."""
+        """First come, first served; nobody overtakes one who waits for pages.
+
+        A page is kept for each of the running to grow into, so that few are preempted, and none
+        comes back in the step that it made room for.
+        """
         admitted: list[Sequence] = []
         while self.waiting and self._slots:
             sequence = self.waiting[0]
-            known = self.pool.find(sequence.tokens)
-            shared = [page for page, _ in known]
+            shared = self.pool.find(sequence.tokens)
             new = _pages_of(sequence) - len(shared)
-            reserve = len(self.running)  # a page for each to grow into, so that few are preempted
-            if new + reserve + self.pool.unused(shared) > self.pool.available and self.running:
+            wanted = new + self.pool.unused(shared) + len(self.running)
+            if self.running and wanted > self.pool.available:
                 break
-            self.waiting.pop(0)
+            del self.waiting[0]
             self.pool.share(shared)
             sequence.pages = shared + self.pool.take(new)
-            sequence.names = [name for _, name in known]
             sequence.computed = len(shared) * PAGE_TOKENS
             if sequence.reused is None:
                 sequence.reused = sequence.computed
             sequence.slot = self._slots.pop()
             self.running.append(sequence)
-            self.running.sort(key=lambda running: running.id)
             admitted.append(sequence)
         return tuple(admitted)
 
