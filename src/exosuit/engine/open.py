@@ -1,4 +1,4 @@
-"""From a model file and a device to an engine that is ready: the one place that puts them together."""
+"""From a model file and a device to an engine that is ready: the one place that joins them."""
 
 from __future__ import annotations
 
