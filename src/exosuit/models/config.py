@@ -1,24 +1,96 @@
-"""What a model file says about its shape, read once and checked."""
+"""What a model file says about its shape, read once and checked.
+
+Every number is held to what a model can be: a file may say anything.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from exosuit.errors import CorruptFile, UnsupportedModel
-from exosuit.models.gguf import GgufFile
+from exosuit.models.gguf import GgufFile, Value
 from exosuit.ops.rotary import RopeOptions
+
+# Far beyond every model there is, and small enough that products of them stay numbers.
+_MOST_LAYERS = 1 << 12
+_MOST_HEADS = 1 << 12
+_MOST_WIDTH = 1 << 24
+_MOST_CONTEXT = 1 << 27
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The metadata of one architecture: `qwen3moe.expert_count` is "expert_count".
+
+    A default of None means that the key must be there. A list with one entry for each layer counts
+    as its entry where all are alike. Both readers raise CorruptFile for what is no number within
+    the bounds, and UnsupportedModel where layers differ.
+    """
+
+    file: str
+    architecture: str
+    values: Mapping[str, Value]
+
+    def whole(self, key: str, default: int | None, least: int, most: int) -> int:
+        value = self._value(key, default)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self._unusable(key, value, f"a whole number from {least} to {most}")
+        return value
+
+    def real(self, key: str, default: float | None, least: float, most: float) -> float:
+        value = self._value(key, default)
+        if (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and least <= value <= most
+        ):
+            return float(value)  # a NaN is in no interval
+        raise self._unusable(key, value, f"a number from {least:g} to {most:g}")
+
+    def word(self, key: str, default: str) -> str:
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            raise self._unusable(key, value, "a word")
+        return value
+
+    def _value(self, key: str, default: Value | None) -> Value | None:
+        value = self.values.get(f"{self.architecture}.{key}", default)
+        if isinstance(value, np.ndarray) and value.size:
+            first = value[0].item()
+            if (value == first).all():
+                return first
+            raise UnsupportedModel(
+                f"{self.file} gives a different {key} to each layer",
+                cause="exosuit's layers all have one shape",
+                next="choose another model: exosuit models",
+                key=key,
+            )
+        return value
+
+    def _unusable(self, key: str, value: object, wanted: str) -> CorruptFile:
+        found = "is missing" if value is None else f"is {str(value)[:40]!r}"
+        return CorruptFile(
+            f"{self.file}: {self.architecture}.{key} {found}",
+            cause=f"it must be {wanted}",
+            next="download the model again: exosuit pull",
+            key=key,
+        )
 
 
 @dataclass(frozen=True)
 class Config:
     """Sizes of a decoder-only transformer, in the terms of GGUF's metadata.
 
-    head_dim   dimensions of an attention head (keys and values alike)
-    rope_dims  of them that are turned by position
+    head_dim          dimensions of an attention head (keys and values alike)
+    rope_dims         of them that are turned by position
+    original_context  what the model was first trained for, before its rotation was stretched
+    keys              the rest, for what only one architecture has
     """
 
     architecture: str
@@ -30,26 +102,11 @@ class Config:
     head_dim: int
     vocabulary: int
     context: int
+    original_context: int
     norm_epsilon: float
     rope_base: float
     rope_dims: int
-    keys: Mapping[str, Any]
-
-    def get(self, key: str, default: Any) -> Any:
-        """An optional key of this architecture (`qwen3moe.expert_count` is "expert_count")."""
-        return self.keys.get(f"{self.architecture}.{key}", default)
-
-    def count(self, key: str, most: int) -> int:
-        """A key that must be there: a whole number from 1 to `most`."""
-        value = self.get(key, None)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
-            raise CorruptFile(
-                f"{self.architecture}.{key} is {value!r}",
-                cause=f"it must be a whole number from 1 to {most}",
-                next="download the model again: exosuit pull",
-                key=key,
-            )
-        return value
+    keys: Keys = field(repr=False)
 
     @property
     def query_width(self) -> int:
@@ -61,91 +118,95 @@ class Config:
 
     @staticmethod
     def read(file: GgufFile) -> Config:
-        """CorruptFile for missing or absurd values."""
-        architecture = file.require("general.architecture", str)
+        """CorruptFile for missing or absurd values, UnsupportedModel for what no kernel does."""
         name = file.path.name
-
-        def number(key: str, kind: type[int] | type[float], default: Any = None) -> Any:
-            full = f"{architecture}.{key}"
-            value = file.metadata.get(full, default)
-            if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
-                value = value[0].item()  # a list with one entry for each layer, all alike
-            if isinstance(value, np.ndarray):
-                raise UnsupportedModel(
-                    f"{name} gives a different {key} to each layer",
-                    cause="exosuit's layers all have one shape",
-                    next="choose another model: exosuit models",
-                )
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise CorruptFile(
-                    f"{name} has no usable {full}",
-                    cause=f"it must be a number; it is {value!r}"[:200],
-                    next="download the model again: exosuit pull",
-                    key=full,
-                )
-            return kind(value)
-
-        def size(key: str, default: Any = None, most: int = 1 << 24) -> int:
-            value = number(key, int, default)
-            if not 0 < value <= most:
-                raise CorruptFile(
-                    f"{name}: {architecture}.{key} is {value}",
-                    cause=f"it must lie between 1 and {most}",
-                    next="download the model again: exosuit pull",
-                    key=key,
-                )
-            return value
-
-        width, heads = size("embedding_length"), size("attention.head_count", most=1 << 12)
-        kv_heads = size("attention.head_count_kv", heads, most=1 << 12)
-        head_dim = size("attention.key_length", width // heads, most=1 << 12)
+        keys = Keys(name, file.require("general.architecture", str), file.metadata)
+        width = keys.whole("embedding_length", None, 1, _MOST_WIDTH)
+        heads = keys.whole("attention.head_count", None, 1, _MOST_HEADS)
+        kv_heads = keys.whole("attention.head_count_kv", heads, 1, _MOST_HEADS)
         if heads % kv_heads:
             raise CorruptFile(
                 f"{name}: {heads} query heads for {kv_heads} key heads",
                 cause="the first must be a multiple of the second",
                 next="download the model again: exosuit pull",
             )
-        if size("attention.value_length", head_dim, most=1 << 12) != head_dim:
+        head_dim = keys.whole("attention.key_length", width // heads, 1, _MOST_HEADS)
+        if keys.whole("attention.value_length", head_dim, 1, _MOST_HEADS) != head_dim:
             raise UnsupportedModel(
                 f"{name} has keys and values of different sizes",
                 cause="exosuit's attention takes one head size",
                 next="choose another model: exosuit models",
             )
-        embedding = file.tensors.get("token_embd.weight")
-        if embedding is None or len(embedding.shape) != 2:
-            raise CorruptFile(
-                f"{name} has no token embedding",
-                cause="it holds a vocabulary only, or the first tensor is missing",
-                next="exosuit show " + str(file.path),
+        rope_dims = keys.whole("rope.dimension_count", head_dim, 1, head_dim)
+        if rope_dims % 8:
+            raise UnsupportedModel(
+                f"{name} turns {rope_dims} dimensions of a head",
+                cause="exosuit's rotation takes multiples of 8",
+                next="choose another model: exosuit models",
             )
+        context = keys.whole("context_length", 2048, 1, _MOST_CONTEXT)
         return Config(
-            architecture=architecture,
-            layers=size("block_count", most=1 << 12),
+            architecture=keys.architecture,
+            layers=keys.whole("block_count", None, 1, _MOST_LAYERS),
             width=width,
-            feed_forward=size("feed_forward_length", width),
+            feed_forward=keys.whole("feed_forward_length", width, 1, _MOST_WIDTH),
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            vocabulary=embedding.shape[0],
-            context=size("context_length", 2048, most=1 << 27),
-            norm_epsilon=number("attention.layer_norm_rms_epsilon", float, 1e-5),
-            rope_base=number("rope.freq_base", float, 10000.0),
-            rope_dims=size("rope.dimension_count", head_dim, most=head_dim),
-            keys=file.metadata,
+            vocabulary=_vocabulary(file),
+            context=context,
+            original_context=keys.whole(
+                "rope.scaling.original_context_length", context, 1, _MOST_CONTEXT
+            ),
+            norm_epsilon=keys.real("attention.layer_norm_rms_epsilon", 1e-5, 0.0, 1.0),
+            rope_base=keys.real("rope.freq_base", 10000.0, 1.0, 1e12),
+            rope_dims=rope_dims,
+            keys=keys,
         )
 
     def rope(self) -> RopeOptions:
-        """The rotation, with the scaling that the file asks for."""
-        kind = str(self.get("rope.scaling.type", "none"))
-        factor = float(self.get("rope.scaling.factor", self.get("rope.scale_linear", 1.0)))
-        original = int(self.get("rope.scaling.original_context_length", self.context))
-        magnitude = float(self.get("rope.scaling.attn_factor", 1.0))
+        """The rotation, with the scaling that the file asks for.
+
+        longrope's scaling is in tensors, which the architecture reads.
+        """
+        keys = self.keys
+        kind = keys.word("rope.scaling.type", "none")
+        older = keys.real("rope.scale_linear", 1.0, 1.0, 1e6)
+        factor = keys.real("rope.scaling.factor", older, 1e-6, 1e6)
+        magnitude = keys.real("rope.scaling.attn_factor", 1.0, 1e-6, 1e6)
         if kind == "yarn":
             return RopeOptions(
-                self.rope_base, self.rope_dims, "yarn", factor, original, magnitude=magnitude,
-                beta_fast=float(self.get("rope.scaling.yarn_beta_fast", 32.0)),
-                beta_slow=float(self.get("rope.scaling.yarn_beta_slow", 1.0)),
+                self.rope_base, self.rope_dims, "yarn", factor, self.original_context,
+                beta_fast=keys.real("rope.scaling.yarn_beta_fast", 32.0, 1e-6, 1e6),
+                beta_slow=keys.real("rope.scaling.yarn_beta_slow", 1.0, 1e-6, 1e6),
+                magnitude=magnitude,
             )  # fmt: skip
-        if kind == "linear" or (kind == "none" and factor != 1.0):
+        if kind == "linear" or (kind == "none" and not math.isclose(factor, 1.0)):
             return RopeOptions(self.rope_base, self.rope_dims, "linear", factor)
+        if kind not in ("none", "longrope"):
+            raise UnsupportedModel(
+                f"{keys.file} stretches its rotation by {kind[:40]!r}",
+                cause="exosuit knows none, linear, yarn and longrope",
+                next="choose another model: exosuit models",
+            )
         return RopeOptions(self.rope_base, self.rope_dims, magnitude=magnitude)
+
+
+def _vocabulary(file: GgufFile) -> int:
+    """Rows of the embedding; as many as the tokenizer has tokens, where the file has one."""
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise CorruptFile(
+            f"{file.path.name} has no token embedding",
+            cause="it holds a vocabulary only, or the first tensor is missing",
+            next="exosuit show " + str(file.path),
+        )
+    rows = embedding.shape[0]
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list) and len(tokens) != rows:
+        raise CorruptFile(
+            f"{file.path.name} embeds {rows} tokens, and its tokenizer has {len(tokens)}",
+            cause="the file was put together from parts of different models",
+            next="download the model again: exosuit pull",
+        )
+    return rows

@@ -6,12 +6,13 @@ Each architecture's own file says which parts it has and in which order they com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exosuit.driver.device import Region
+from exosuit.errors import CorruptFile
 from exosuit.models.config import Config
 from exosuit.models.matrices import Matrix, Stack, WeightLoader
 from exosuit.models.recording import LayerCache, Norm, Recording
@@ -75,40 +76,34 @@ def load_norm(loader: WeightLoader, name: str, config: Config) -> Norm:
     return Norm(loader.vector(name + ".weight", config.width), config.norm_epsilon)
 
 
-def load_attention(loader: WeightLoader, layer: int, config: Config) -> Attention:
-    """With a fused projection, biases and head norms wherever the file has them."""
+def load_attention(
+    loader: WeightLoader, layer: int, config: Config, head_norms: bool = False
+) -> Attention:
+    """With a fused projection, and with biases, wherever the file has them."""
     block = f"blk.{layer}."
-    bias: Region | None = None
+    rows = [config.query_width, config.key_width, config.key_width]
+    parts = [block + f"attn_{part}" for part in "qkv"]
     if loader.has(block + "attn_qkv.weight"):
-        qkv = loader.stack([block + "attn_qkv.weight"])
-        if loader.has(block + "attn_qkv.bias"):
-            bias = loader.vector(block + "attn_qkv.bias")
-    else:
-        parts = [block + f"attn_{part}" for part in "qkv"]
-        qkv = loader.stack([part + ".weight" for part in parts])
-        if loader.has(parts[0] + ".bias"):
-            bias = loader.constant(
-                np.concatenate([loader.file.array(p + ".bias").reshape(-1) for p in parts])
-            )
-    rows = config.query_width + 2 * config.key_width
-    loader.check_shape(block + "attn_qkv", (qkv.rows, qkv.columns), (rows, config.width))
-    output = loader.stack([block + "attn_output.weight"])
-    loader.check_shape(
-        block + "attn_output", (output.rows, output.columns), (config.width, config.query_width)
-    )
+        parts, rows = [block + "attn_qkv"], [sum(rows)]
+    bias: Region | None = None
+    if loader.has(parts[0] + ".bias"):
+        biases = [loader.values(p + ".bias", n) for p, n in zip(parts, rows, strict=True)]
+        bias = loader.constant(np.concatenate(biases))
     norms: tuple[Region, Region] | None = None
-    if loader.has(block + "attn_q_norm.weight"):
+    if head_norms:
         norms = (
             loader.vector(block + "attn_q_norm.weight", config.head_dim),
             loader.vector(block + "attn_k_norm.weight", config.head_dim),
         )
-    output_bias = block + "attn_output.bias"
+    output = block + "attn_output"
     return Attention(
         norm=load_norm(loader, block + "attn_norm", config),
-        qkv=qkv,
+        qkv=loader.stack([part + ".weight" for part in parts], rows, config.width),
         bias=bias,
-        output=output,
-        output_bias=loader.vector(output_bias, config.width) if loader.has(output_bias) else None,
+        output=loader.stack([output + ".weight"], [config.width], config.query_width),
+        output_bias=loader.vector(output + ".bias", config.width)
+        if loader.has(output + ".bias")
+        else None,
         head_norms=norms,
     )
 
@@ -116,14 +111,12 @@ def load_attention(loader: WeightLoader, layer: int, config: Config) -> Attentio
 def load_feed_forward(loader: WeightLoader, layer: int, config: Config) -> FeedForward:
     """With gate and value in one tensor where the file has it so (phi3)."""
     block = f"blk.{layer}."
-    if loader.has(block + "ffn_gate.weight"):
-        gate_up = loader.gated(block + "ffn_gate.weight", block + "ffn_up.weight")
+    gate, up = block + "ffn_gate.weight", block + "ffn_up.weight"
+    if loader.has(gate):
+        gate_up = loader.gated(gate, up, config.feed_forward, config.width)
     else:
-        gate_up = loader.gated_halves(block + "ffn_up.weight")
-    down = loader.stack([block + "ffn_down.weight"])
-    loader.check_shape(
-        block + "ffn_down", (down.rows, down.columns), (config.width, config.feed_forward)
-    )
+        gate_up = loader.gated_halves(up, config.feed_forward, config.width)
+    down = loader.stack([block + "ffn_down.weight"], [config.width], config.feed_forward)
     return FeedForward(load_norm(loader, block + "ffn_norm", config), gate_up, down)
 
 
@@ -135,9 +128,20 @@ def load_output(loader: WeightLoader, embedding: Matrix) -> Stack:
 
 
 def load_rope(
-    loader: WeightLoader, name: str, options: RopeOptions, factors: NDArray[Any] | None = None
+    loader: WeightLoader, name: str, options: RopeOptions, factors: str | None = None
 ) -> Rope:
-    inverse, magnitude = frequencies(options, factors)
+    """`factors` names the tensor of divisors of the frequencies, one for each pair."""
+    divisors: NDArray[np.float32] | None = None
+    if factors is not None:
+        divisors = loader.values(factors, options.dims // 2)
+        if not (np.isfinite(divisors).all() and (divisors > 0).all()):
+            raise CorruptFile(
+                f"{loader.file.path.name}: {factors} holds values that are not positive numbers",
+                cause="the file is damaged",
+                next="download the model again: exosuit pull",
+                tensor=factors,
+            )
+    inverse, magnitude = frequencies(options, divisors)
     return Rope(name, loader.constant(inverse), magnitude, options.dims)
 
 

@@ -51,16 +51,16 @@ class Gemma3:
         self.heads = make_heads(
             config, cache_kind, "halves", query_scale=nominal**-0.5, head_norms=True
         )
-        self.window = int(config.get("attention.sliding_window", 0))
-        self.softcap = float(config.get("final_logit_softcapping", 0.0))
+        self.window = config.keys.whole("attention.sliding_window", 0, 0, 1 << 27)
+        self.softcap = config.keys.real("final_logit_softcapping", 0.0, 0.0, 1e6)
         self.factor = config.width**0.5
         self.rope = load_rope(loader, "global", config.rope())
-        local = float(config.get("rope.freq_base_swa", _LOCAL_ROPE_BASE))
+        local = config.keys.real("rope.freq_base_swa", _LOCAL_ROPE_BASE, 1.0, 1e12)
         self.local_rope = load_rope(loader, "local", RopeOptions(local, config.rope_dims))
         self.embedding = loader.matrix("token_embd.weight", config.vocabulary, config.width)
         self.layers = [
             _Layer(
-                load_attention(loader, i, config),
+                load_attention(loader, i, config, head_norms=True),
                 load_norm(loader, f"blk.{i}.post_attention_norm", config),
                 load_feed_forward(loader, i, config),
                 load_norm(loader, f"blk.{i}.post_ffw_norm", config),

@@ -32,14 +32,17 @@ class Llama:
     def __init__(
         self, config: Config, loader: WeightLoader, cache_kind: CacheKind, context: int
     ) -> None:
-        factors = None
-        if loader.has("rope_freqs.weight"):  # Llama 3.1 and later stretch by pair
-            factors = loader.file.array("rope_freqs.weight").reshape(-1)
+        factors = "rope_freqs.weight"  # Llama 3.1 and later stretch by pair
         self.heads = make_heads(config, cache_kind, self.pairing, head_norms=self.head_norms)
-        self.rope = load_rope(loader, "rope", config.rope(), factors)
+        self.rope = load_rope(
+            loader, "rope", config.rope(), factors if loader.has(factors) else None
+        )
         self.embedding = loader.matrix("token_embd.weight", config.vocabulary, config.width)
         self.layers = [
-            (load_attention(loader, i, config), load_feed_forward(loader, i, config))
+            (
+                load_attention(loader, i, config, self.head_norms),
+                load_feed_forward(loader, i, config),
+            )
             for i in range(config.layers)
         ]
         self.norm = load_norm(loader, "output_norm", config)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exosuit.driver.device import Device, Region
-from exosuit.errors import CorruptFile
+from exosuit.errors import CorruptFile, UnsupportedModel
 from exosuit.graph import Arena, Graph
 from exosuit.models.gguf import GgufFile, Tensor
 from exosuit.ops.formats import FORMATS, ROWS, Format
@@ -106,6 +106,7 @@ class WeightLoader:
         self._total = sum(t.size_bytes for t in file.tensors.values())
         self._arena = Arena(device, self._arena_bytes(), "weights")
         self._known: dict[str, Matrix] = {}
+        self._used: set[str] = set()
         self._note_expanded()
 
     @property
@@ -117,54 +118,41 @@ class WeightLoader:
 
     # Tensors ------------------------------------------------------------------------------
 
-    def vector(self, name: str, size: int | None = None) -> Region:
-        """A tensor as f32 (norm weights, biases), checked for its size."""
-        tensor = self._tensor(name)
-        values = self.file.array(name).reshape(-1)
-        if size is not None and values.size != size:
-            raise _wrong_shape(tensor, f"{size} values")
-        region = self._arena.take(values.nbytes)
-        self._device.copy_in(region, values)
-        self._advance(tensor)
-        return region
-
-    def constant(self, values: NDArray[np.float32]) -> Region:
-        """Values that are not in the file."""
-        region = self._arena.take(values.nbytes)
-        self._device.copy_in(region, values)
-        return region
-
     def has(self, name: str) -> bool:
         return name in self.file.tensors
 
-    def check_shape(self, name: str, found: tuple[int, int], wanted: tuple[int, int]) -> None:
-        """CorruptFile if a loaded stack has not the shape that the metadata implies."""
-        if found != wanted:
-            raise CorruptFile(
-                f"{self.file.path.name}: {name} has the shape {list(found)}, not {list(wanted)}",
-                cause="the file does not hold what its metadata says",
-                next="download the model again: exosuit pull",
-                tensor=name,
-            )
+    def values(self, name: str, size: int) -> NDArray[np.float32]:
+        """A vector of the file on the host, checked for its size."""
+        tensor = self._tensor(name)
+        if tensor.shape != (size,):
+            raise _wrong_shape(tensor, (size,))
+        values = self.file.array(name)
+        self._advance(tensor)
+        return values
 
-    def matrix(self, name: str, rows: int | None = None, columns: int | None = None) -> Matrix:
-        """A two-dimensional tensor; the same Matrix if it is asked for again."""
+    def vector(self, name: str, size: int) -> Region:
+        """A vector of the file as f32 (norm weights, biases)."""
+        return self.constant(self.values(name, size))
+
+    def constant(self, values: NDArray[np.float32]) -> Region:
+        """Values that are not in the file, or not so."""
+        region = self._arena.take(values.nbytes)
+        self._device.copy_in(region, values)
+        return region
+
+    def matrix(self, name: str, rows: int, columns: int) -> Matrix:
+        """The same Matrix if it is asked for again."""
+        tensor = self._matrix(name, rows, columns)
         known = self._known.get(name)
         if known is None:
-            tensor = self._tensor(name)
-            if len(tensor.shape) != 2:
-                raise _wrong_shape(tensor, "two dimensions")
-            known = self._load([tensor], interleaved=False)
-            self._known[name] = known
-        if (rows or known.rows, columns or known.columns) != (known.rows, known.columns):
-            raise _wrong_shape(self._tensor(name), f"[{rows}, {columns}]")
+            known = self._known[name] = self._load([tensor], interleaved=False)
         return known
 
-    def stack(self, names: Sequence[str]) -> Stack:
+    def stack(self, names: Sequence[str], rows: Sequence[int], columns: int) -> Stack:
         """Several tensors over one input, neighbours of one type in one matrix."""
         runs: list[list[Tensor]] = []
-        for name in names:
-            tensor = self._tensor(name)
+        for name, count in zip(names, rows, strict=True):
+            tensor = self._matrix(name, count, columns)
             joins = (
                 runs
                 and format_of(runs[-1][-1].type) is format_of(tensor.type)
@@ -176,35 +164,39 @@ class WeightLoader:
                 runs.append([tensor])
         return Stack(tuple(self._load(run, interleaved=False) for run in runs))
 
-    def gated(self, gate: str, up: str) -> Stack:
+    def gated(self, gate: str, up: str, rows: int, columns: int) -> Stack:
         """A gate and its value: interleaved if their types agree, else one after the other."""
-        tensors = [self._tensor(gate), self._tensor(up)]
-        if tensors[0].shape != tensors[1].shape:
-            raise _wrong_shape(tensors[1], f"the shape of {gate}")
+        tensors = [self._matrix(name, rows, columns) for name in (gate, up)]
         if format_of(tensors[0].type) is not format_of(tensors[1].type):
-            return self.stack([gate, up])
+            return self.stack([gate, up], [rows, rows], columns)
         return Stack((self._load(tensors, interleaved=True),), interleaved=True)
 
-    def gated_halves(self, name: str) -> Stack:
-        """One tensor whose first half of rows is the gate and whose second is the value."""
-        tensor = self._tensor(name)
-        half = tensor.shape[0] // 2
+    def gated_halves(self, name: str, rows: int, columns: int) -> Stack:
+        """One tensor whose first `rows` are the gate and whose other `rows` are the value."""
+        tensor = self._matrix(name, 2 * rows, columns)
         raw = self.file.raw(name)
-        matrix = self._take(name, tensor.shape[0], tensor.shape[1], format_of(tensor.type))
+        panels = 2 * -(-rows // ROWS)
+        matrix = self._take(name, 2 * rows, columns, format_of(tensor.type), panels)
         for which in (0, 1):
-            self._pack(tensor, raw[which * half : (which + 1) * half], matrix, 2, which)
+            self._pack(tensor, raw[which * rows : (which + 1) * rows], matrix, 2, which)
         self._advance(tensor)
         return Stack((matrix,), interleaved=True)
 
-    def experts(self, names: Sequence[str], interleaved: bool = False) -> Experts:
+    def experts(
+        self, names: Sequence[str], count: int, rows: int, columns: int, interleaved: bool = False
+    ) -> Experts:
         """Tensors [expert, row, column], those of one expert together (see `gated`)."""
-        tensors = [self._tensor(name) for name in names]
+        tensors = [self._runnable(name, (count, rows, columns)) for name in names]
         first = tensors[0]
         for tensor in tensors:
-            same = tensor.shape == first.shape and tensor.type is first.type
-            if len(tensor.shape) != 3 or not same or tensor.shape[1] % ROWS:
-                raise _wrong_shape(tensor, f"{list(first.shape)} of {first.type.label} in eights")
-        count, rows, columns = first.shape
+            if tensor.type is not first.type or rows % ROWS:
+                raise UnsupportedModel(
+                    f"{self.file.path.name}: the experts in {tensor.name} cannot be packed",
+                    cause=f"they must be {first.type.label} as in {first.name}, rows in eights;"
+                    f" they are {tensor.type.label}, {rows} rows",
+                    next="choose another file of this model: exosuit pull",
+                    tensor=tensor.name,
+                )
         each = rows * len(tensors)
         format = format_of(first.type)
         matrix = self._take(names[0], each * count, columns, format)
@@ -217,17 +209,31 @@ class WeightLoader:
             self._advance(tensor)
         return Experts(replace(matrix, rows=each, panels=each // ROWS), count)
 
+    def finish(self) -> None:
+        """UnsupportedModel if the file holds tensors that the model does not use.
+
+        They would change its answers: biases, norms or experts that its family does not have.
+        """
+        unused = self.file.tensors.keys() - self._used
+        if unused:
+            raise UnsupportedModel(
+                f"{self.file.path.name} has tensors that exosuit does not use: "
+                + ", ".join(sorted(unused)[:3])
+                + (f" and {len(unused) - 3} more" if len(unused) > 3 else ""),
+                cause="the model is of a kind that its architecture's name does not tell",
+                next="choose another model: exosuit models",
+                tensors=sorted(unused),
+            )
+
     # Packing ------------------------------------------------------------------------------
 
     def _load(self, tensors: list[Tensor], interleaved: bool) -> Matrix:
-        columns = tensors[0].shape[1]
-        for tensor in tensors:
-            if len(tensor.shape) != 2 or tensor.shape[1] != columns:
-                raise _wrong_shape(tensor, f"two dimensions, {columns} columns")
+        """Matrices of one format over the same columns, as one."""
         rows = sum(t.shape[0] for t in tensors)
         panels = sum(-(-t.shape[0] // ROWS) for t in tensors)
         name = "+".join(t.name for t in tensors)
-        matrix = self._take(name, rows, columns, format_of(tensors[0].type), panels)
+        format = format_of(tensors[0].type)
+        matrix = self._take(name, rows, tensors[0].shape[1], format, panels)
         start = 0
         for which, tensor in enumerate(tensors):
             step, first = (2, which) if interleaved else (1, start // ROWS)
@@ -259,6 +265,24 @@ class WeightLoader:
         replay.run()
         replay.close()
 
+    def _matrix(self, name: str, rows: int, columns: int) -> Tensor:
+        return self._runnable(name, (rows, columns))
+
+    def _runnable(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """The tensor, checked for its shape and for a type that some kernel can read."""
+        tensor = self._tensor(name)
+        if tensor.shape != shape:
+            raise _wrong_shape(tensor, shape)
+        block = StorageType[_EXPANDED].block
+        if format_of(tensor.type).name != tensor.type.label and tensor.type.block % block:
+            raise UnsupportedModel(
+                f"{self.file.path.name}: tensor {name!r} is stored as {tensor.type.label}",
+                cause="exosuit multiplies no matrices of this type",
+                next="choose another file of this model: exosuit pull",
+                tensor=name,
+            )
+        return tensor
+
     def _tensor(self, name: str) -> Tensor:
         tensor = self.file.tensors.get(name)
         if tensor is None:
@@ -266,7 +290,9 @@ class WeightLoader:
                 f"{self.file.path.name} has no tensor {name!r}",
                 cause="the file is incomplete, or it names its architecture wrongly",
                 next="exosuit show " + str(self.file.path),
+                tensor=name,
             )
+        self._used.add(name)
         return tensor
 
     def _advance(self, tensor: Tensor) -> None:
@@ -310,9 +336,9 @@ def _expand(type: StorageType, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate(parts)
 
 
-def _wrong_shape(tensor: Tensor, wanted: str) -> CorruptFile:
+def _wrong_shape(tensor: Tensor, wanted: tuple[int, ...]) -> CorruptFile:
     return CorruptFile(
-        f"tensor {tensor.name!r} has the shape {list(tensor.shape)}, not {wanted}",
+        f"tensor {tensor.name!r} has the shape {list(tensor.shape)}, not {list(wanted)}",
         cause="the file does not hold what its metadata says",
         next="download the model again: exosuit pull",
         tensor=tensor.name,

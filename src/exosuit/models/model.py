@@ -129,6 +129,7 @@ class Model:
             )
         loader = WeightLoader(file, device, programs, progress)
         architecture = kind(config, loader, cache_kind, limits.context)
+        loader.finish()
         report = LoadReport(
             load_s=time.perf_counter() - start - (programs.compile_seconds - compiled),
             weight_bytes=loader.buffer_bytes,

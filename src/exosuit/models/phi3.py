@@ -23,9 +23,8 @@ class Phi3(Llama):
         self, config: Config, loader: WeightLoader, cache_kind: CacheKind, context: int
     ) -> None:
         super().__init__(config, loader, cache_kind, context)
-        original = int(config.get("rope.scaling.original_context_length", config.context))
-        name = f"rope_factors_{'long' if context > original else 'short'}.weight"
-        if loader.has(name):
-            factors = loader.file.array(name).reshape(-1)
+        long, short = "rope_factors_long.weight", "rope_factors_short.weight"
+        if loader.has(long) or loader.has(short):
             options = replace(config.rope(), scaling="none")
-            self.rope = load_rope(loader, "rope", options, factors)
+            ropes = {name: load_rope(loader, "rope", options, name) for name in (long, short)}
+            self.rope = ropes[long if context > config.original_context else short]

@@ -34,7 +34,10 @@ class Qwen3Moe:
         self, config: Config, loader: WeightLoader, cache_kind: CacheKind, context: int
     ) -> None:
         self.heads = make_heads(config, cache_kind, "halves", head_norms=True)
-        self.chosen = config.count("expert_used_count", most=16)
+        experts = config.keys.whole("expert_count", None, 1, 1 << 12)
+        self.chosen = config.keys.whole("expert_used_count", None, 1, min(experts, 16))
+        share = config.feed_forward // self.chosen  # llama.cpp's default
+        rows = config.keys.whole("expert_feed_forward_length", share, 1, 1 << 24)
         self.rope = load_rope(loader, "rope", config.rope())
         self.embedding = loader.matrix("token_embd.weight", config.vocabulary, config.width)
         self.layers: list[tuple[Attention, _Mixture]] = []
@@ -42,13 +45,18 @@ class Qwen3Moe:
             block = f"blk.{i}.ffn_"
             mixture = _Mixture(
                 load_norm(loader, block + "norm", config),
-                loader.stack([block + "gate_inp.weight"]),
+                loader.stack([block + "gate_inp.weight"], [experts], config.width),
                 loader.experts(
-                    [block + "gate_exps.weight", block + "up_exps.weight"], interleaved=True
+                    [block + "gate_exps.weight", block + "up_exps.weight"],
+                    experts,
+                    rows,
+                    config.width,
+                    interleaved=True,
                 ),
-                loader.experts([block + "down_exps.weight"]),
+                loader.experts([block + "down_exps.weight"], experts, config.width, rows),
             )
-            self.layers.append((load_attention(loader, i, config), mixture))
+            attention = load_attention(loader, i, config, head_norms=True)
+            self.layers.append((attention, mixture))
         self.norm = load_norm(loader, "output_norm", config)
         self.output = load_output(loader, self.embedding)
 
