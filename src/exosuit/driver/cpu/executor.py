@@ -7,6 +7,7 @@ single foreign call and stays in it, outside the interpreter's lock, until the e
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import threading
 import weakref
@@ -21,10 +22,11 @@ from numpy.typing import NDArray
 from exosuit.driver.device import Launch
 
 _CONTROL_BYTES = 512
-_MUTEX, _CONDITION = 256, 384
+_ACTIVE, _SLEEPERS, _MUTEX, _CONDITION = 128, 192, 256, 384
 _COUNTER_BYTES = 128
-# About a quarter of a millisecond: longer than the host needs between two tokens.
-_SPIN_TURNS = 8192
+# A few milliseconds, clearly longer than the host needs between two tokens: a worker that has gone
+# to sleep wakes on its caller's core, and both then share it for a while.
+_SPIN_TURNS = 1 << 18
 # More chunks than threads, so that a thread that lost its core leaves little behind.
 _CHUNKS_PER_THREAD = 4
 
@@ -40,7 +42,8 @@ _PAUSE = {
 class Executor:
     """`threads` threads, the caller's among them, that replay tables together.
 
-    Use by one thread at a time. `close` ends the workers; it is idempotent.
+    Use by one thread at a time. `close` ends the workers; it is idempotent. The workers stay in
+    the process that made them: a child that is forked from it replays alone.
     """
 
     def __init__(self, threads: int) -> None:
@@ -53,9 +56,7 @@ class Executor:
         stop = ctypes.CFUNCTYPE(None, pointer)(functions("stop"))
         worker = ctypes.CFUNCTYPE(None, pointer)(functions("worker"))
         self._control, self.control = aligned_zeros(_CONTROL_BYTES)
-        library = ctypes.CDLL(None)
-        library.pthread_mutex_init(pointer(self.control + _MUTEX), None)
-        library.pthread_cond_init(pointer(self.control + _CONDITION), None)
+        self._begin()
         # The threads hold what their foreign call runs on, so neither code nor control can be
         # collected under them; and an executor that is dropped stops them.
         held = (self._code, self._control)
@@ -67,21 +68,38 @@ class Executor:
         ]
         for thread in self._workers:
             thread.start()
-        self._finalizer = weakref.finalize(self, _stop, stop, self.control, held, self._workers)
+        self._finalizer = weakref.finalize(
+            self, _stop, self._process, stop, self.control, held, self._workers
+        )
 
     def load(self, code: bytes, entry: str) -> int:
         """Put an object into executable memory; the address of its entry."""
         return self._code.add_object(code)(entry)
 
     def replay(self, table: Table) -> None:
+        self._check_process()
         self._replay(self.control, table.address)
 
     def retire(self, table: Table) -> None:
         """Return when no worker can still be reading `table`."""
+        self._check_process()
         self._retire(self.control, table.address)
 
     def close(self) -> None:
         self._finalizer()
+
+    def _check_process(self) -> None:
+        """After a fork, forget what workers were doing that are not here."""
+        if self._process != os.getpid():
+            self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._control[_ACTIVE // 8] = 0
+        self._control[_SLEEPERS // 8] = 0
+        library, pointer = ctypes.CDLL(None), ctypes.c_void_p
+        library.pthread_mutex_init(pointer(self.control + _MUTEX), None)
+        library.pthread_cond_init(pointer(self.control + _CONDITION), None)
 
 
 def _work(worker: Callable[[int], None], control: int, held: tuple[object, ...]) -> None:
@@ -90,12 +108,15 @@ def _work(worker: Callable[[int], None], control: int, held: tuple[object, ...])
 
 
 def _stop(
+    process: int,
     stop: Callable[[int], None],
     control: int,
     held: tuple[object, ...],
     workers: list[threading.Thread],
 ) -> None:
     _ = held
+    if process != os.getpid():
+        return  # the workers are not in this process
     stop(control)
     for thread in workers:
         thread.join()
