@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from exosuit.errors import UsageError
+from exosuit.kernel import host_arm
 
 # What only some targets have. Everything else of the language exists everywhere.
 #   mma           mma_tile and mma; wmma_gfx11 and wmma_gfx12 say with which fragments
@@ -59,7 +60,7 @@ _X86 = {
 }
 
 _ARM = {
-    "neon": ("+neon,+fp-armv8,+fullfp16", {"f16"}),
+    "neon": ("+neon,+fp-armv8", set[str]()),
     "dotprod": ("+neon,+fullfp16,+dotprod", {"f16", "dot4_fast"}),
     "i8mm": ("+neon,+fullfp16,+dotprod,+i8mm,+bf16", {"f16", "dot4_fast", "i8mm"}),
 }
@@ -146,21 +147,26 @@ def _host_triple(machine: str) -> str:
     return default if host == machine else f"{machine}-unknown-linux-gnu"
 
 
-@cache
-def _host_name(level: str) -> str:
+def _llvm_features() -> frozenset[str]:
     import llvmlite.binding as llvm
 
-    features: dict[str, bool] = dict(llvm.get_host_cpu_features())
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+@cache
+def _host_name(level: str) -> str:
+    machine = platform.machine()
+    is_arm = machine in ("arm64", "aarch64")
+    features = host_arm.extensions() if is_arm else _llvm_features()
 
     def all_of(*names: str) -> bool:
-        return all(features.get(name, False) for name in names)
+        return features.issuperset(names)
 
-    machine = platform.machine()
-    if machine in ("arm64", "aarch64"):
+    if is_arm:
         levels = ["neon"]
-        if all_of("dotprod"):
+        if all_of("dotprod", "fullfp16"):
             levels.append("dotprod")
-            if all_of("i8mm"):
+            if all_of("i8mm", "bf16"):
                 levels.append("i8mm")
         prefix = "aarch64"
     elif machine in ("x86_64", "AMD64") and all_of("avx2", "fma", "f16c"):
