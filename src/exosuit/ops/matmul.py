@@ -215,8 +215,11 @@ class _Activation:
 
     def group(self, index: int, token: int) -> Value:
         """Four activations, broadcast to eight rows."""
-        dword = self.quants.view(u32).load(index * self.tokens + token)
-        return dword.splat(ROWS)
+        place, dwords = index * self.tokens + token, self.quants.view(u32)
+        if target().family == "aarch64":
+            # Its dots take any lane of a register for all rows: one load serves four of them.
+            return dwords.load(place // 4 * 4, 4).shuffle([place % 4] * ROWS)
+        return dwords.load(place).splat(ROWS)
 
     def scale(self, token: int) -> Value:
         return self.scales.load(token).splat(ROWS)
