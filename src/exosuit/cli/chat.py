@@ -75,7 +75,7 @@ class Conversation:
         self,
         partner: Chat | Continuation,
         context: int,
-        read: Callable[[str], str] = input,
+        read: Callable[[str], str],
         told: Callable[[Generation], None] | None = None,
     ) -> None:
         self._partner, self._context, self._read, self._told = partner, context, read, told
@@ -159,4 +159,4 @@ def converse(
     if importlib.util.find_spec("readline") is not None:
         importlib.import_module("readline")  # gives `input` its editing and its history
     render.note(f"{loaded.name} on {loaded.device.name}; /help for help")
-    return Conversation(partner, loaded.engine.context, told=told).run()
+    return Conversation(partner, loaded.engine.context, input, told).run()

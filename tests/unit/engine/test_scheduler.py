@@ -125,7 +125,8 @@ def test_coming_back_to_known_pages_is_no_reuse_of_the_prompt():
     old, new = Sequence(1, [1] * 60, SAMPLING), Sequence(2, [2] * 130, SAMPLING)
     scheduler.add(old)
     scheduler.add(new)
-    while new not in scheduler.waiting:
+    step(scheduler, runner)
+    while new in scheduler.running:
         step(scheduler, runner)
     scheduler.remove(old)
     step(scheduler, runner)
