@@ -18,16 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.peers.agreement import compare, gaps
+from tests.peers.altered import write_altered
 from tests.peers.conftest import RandomModel
 from tests.peers.ours import Logits, Ours, log_softmax, open_ours
-from tests.peers.random_models import SMALL, STORAGE_TYPES
+from tests.peers.random_models import SMALL, STORAGE_TYPES, write_model
 
 from exosuit.advise.peers.llamacpp import LlamaCpp
 from exosuit.errors import UsageError
@@ -252,3 +253,58 @@ def test_threads_do_not_change_the_answer(random_model: RandomModel) -> None:
     with open_ours(path, threads=3) as ours:
         three = ours.follow(TOKENS[:72], 70)
     assert_agrees(three, one, Tolerance(0.003, 0.01, 0.05))
+
+
+YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 128}
+
+
+@pytest.mark.parametrize(
+    ("name", "scaling", "context"),
+    [
+        ("llama", {"type": "linear", "factor": 4.0}, 512),
+        ("llama", {"factor": 4.0}, 512),
+        ("llama", {"type": "none", "factor": 4.0}, 512),
+        ("llama", YARN, 512),
+        ("qwen2", {**YARN, "attn_factor": 1.3}, 512),
+        ("gemma3", {"type": "linear", "factor": 8.0}, 512),
+        ("phi3-longrope", {}, 512),
+        ("phi3-longrope", {}, 256),
+    ],
+)
+def test_stretched_rotations(
+    name: str, scaling: dict[str, object], context: int, peer: LlamaCpp, tmp_path: Path
+) -> None:
+    """Of longrope, a context within the original one takes the short factors."""
+    shape, tokens = SMALL[name], TOKENS[:250]
+    keys = {f"{shape.arch}.rope.scaling.{key}": value for key, value in scaling.items()}
+    source = write_model(tmp_path / "source.gguf", shape, "F32")
+    check_exact(write_altered(tmp_path / "model.gguf", source, keys), tokens, context, peer)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("llama", {"width": 97, "ffn": 101, "vocab": 515}),
+        ("llama", {"n_heads": 40, "n_kv_heads": 1, "head_dim": 8}),
+        ("llama", {"n_heads": 7, "n_kv_heads": 7, "head_dim": 24}),
+        ("qwen3", {"head_dim": 40}),
+        ("qwen3moe", {"ffn": 40, "n_experts": 5, "n_experts_used": 3}),
+        ("qwen3moe", {"n_experts": 3, "n_experts_used": 3}),
+        ("gemma3", {"sliding_window": 7, "head_dim": 256}),
+        ("phi3", {"ffn": 97}),
+    ],
+)
+def test_odd_shapes(name: str, change: dict[str, int], peer: LlamaCpp, tmp_path: Path) -> None:
+    """Sizes that fill no vector, no panel and no tile."""
+    path = write_model(tmp_path / "model.gguf", replace(SMALL[name], **change), "F32")
+    check_exact(path, TOKENS[:70], 512, peer)
+
+
+def check_exact(path: Path, tokens: list[int], context: int, peer: LlamaCpp) -> None:
+    """Nothing is rounded but our cache, to half precision."""
+    with peer.open(path, threads=1, context=context, exact=True) as model:
+        theirs = model.logits(tokens)
+    with open_ours(path, context=context, rows=len(tokens)) as ours:
+        assert_agrees(ours.score(tokens), theirs, Tolerance(0.004, 0.01, 0.05))
+        last = ours.follow(tokens, len(tokens) - 3)
+    assert_agrees(last, theirs[-4:], Tolerance(0.008, 0.02, 0.05))

@@ -5,9 +5,8 @@ Every number is held to what a model can be: a file may say anything.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -170,26 +169,28 @@ class Config:
         longrope's scaling is in tensors, which the architecture reads.
         """
         keys = self.keys
-        kind = keys.word("rope.scaling.type", "none")
-        older = keys.real("rope.scale_linear", 1.0, 1.0, 1e6)
+        kind = keys.word("rope.scaling.type", "linear")  # as llama.cpp reads a file without
+        older = keys.real("rope.scale_linear", 1.0, 1e-6, 1e6)
         factor = keys.real("rope.scaling.factor", older, 1e-6, 1e6)
         magnitude = keys.real("rope.scaling.attn_factor", 1.0, 1e-6, 1e6)
-        if kind == "yarn":
-            return RopeOptions(
-                self.rope_base, self.rope_dims, "yarn", factor, self.original_context,
-                beta_fast=keys.real("rope.scaling.yarn_beta_fast", 32.0, 1e-6, 1e6),
-                beta_slow=keys.real("rope.scaling.yarn_beta_slow", 1.0, 1e-6, 1e6),
-                magnitude=magnitude,
-            )  # fmt: skip
-        if kind == "linear" or (kind == "none" and not math.isclose(factor, 1.0)):
-            return RopeOptions(self.rope_base, self.rope_dims, "linear", factor)
-        if kind not in ("none", "longrope"):
-            raise UnsupportedModel(
-                f"{keys.file} stretches its rotation by {kind[:40]!r}",
-                cause="exosuit knows none, linear, yarn and longrope",
-                next="choose another model: exosuit models",
-            )
-        return RopeOptions(self.rope_base, self.rope_dims, magnitude=magnitude)
+        plain = RopeOptions(self.rope_base, self.rope_dims, magnitude=magnitude)
+        match kind:
+            case "none" | "longrope":
+                return plain
+            case "linear":
+                return replace(plain, scaling="linear", factor=factor)
+            case "yarn":
+                return replace(
+                    plain, scaling="yarn", factor=factor, original_context=self.original_context,
+                    beta_fast=keys.real("rope.scaling.yarn_beta_fast", 32.0, 1e-6, 1e6),
+                    beta_slow=keys.real("rope.scaling.yarn_beta_slow", 1.0, 1e-6, 1e6),
+                )  # fmt: skip
+            case _:
+                raise UnsupportedModel(
+                    f"{keys.file} stretches its rotation by {kind[:40]!r}",
+                    cause="exosuit knows none, linear, yarn and longrope",
+                    next="choose another model: exosuit models",
+                )
 
 
 def _vocabulary(file: GgufFile) -> int:
