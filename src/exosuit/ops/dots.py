@@ -24,7 +24,6 @@ from exosuit.kernel import (
     i32,
     pair_dot,
     pair_dot_bytes,
-    target,
     u8,
     u32,
     vector,
@@ -141,15 +140,6 @@ def dots_for(format: Format, target: Target) -> Dots:
     if target.has("pair_dot") and not target.has("dot4_fast"):
         return PairDots(format, target)
     return FourDots(format, target)
-
-
-def dot_of_pairs(a: Value, b: Value) -> Value:
-    """i16[2n] twice to i32[n]: the sums of neighbouring products."""
-    if target().has("pair_dot"):
-        return pair_dot(a, b)
-    products = a.to(i32) * b.to(i32)
-    even, odd = range(0, a.lanes, 2), range(1, a.lanes, 2)
-    return products.shuffle(even) + products.shuffle(odd)
 
 
 def pair_of(scale: Value) -> Value:

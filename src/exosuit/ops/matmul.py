@@ -33,6 +33,7 @@ from exosuit.kernel import (
     i64,
     kernel,
     loop,
+    pair_dot,
     prefetch,
     shared,
     target,
@@ -42,7 +43,7 @@ from exosuit.kernel import (
     when,
     zeros,
 )
-from exosuit.ops.dots import Sum, dot_of_pairs, dots_for
+from exosuit.ops.dots import Sum, dots_for
 from exosuit.ops.epilogues import Epilogue
 from exosuit.ops.formats import ROWS, Format
 
@@ -165,7 +166,8 @@ def _multiply_panel(
         block_parts = _scaled_block if format.has_sub_scales else _plain_block
         parts = block_parts(place, activation.of_block(b), format)
         for total, (whole, factor, constant) in zip(totals, parts, strict=True):
-            total.value = fma(whole, factor, total.value) + constant
+            product = fma(whole, factor, total.value)
+            total.value = product if constant is None else product + constant
     return [total.value for total in totals]
 
 
@@ -232,13 +234,18 @@ class _Activation:
         """i16[16]: the sums of two neighbouring sub-blocks, broadcast as pairs."""
         return self.sums.view(u32).load(pair * self.tokens + token).splat(ROWS).view(i16)
 
+    def sub_sum(self, sub: int, token: int) -> Value:
+        """i16[8]: the sum of one sub-block, broadcast from its lane of a vector."""
+        place = (sub // 2 * self.tokens + token) * 2 + sub % 2
+        return self.sums.load(place // 8 * 8, 8).shuffle([place % 8] * ROWS)
+
 
 def sums_per_block(format: Format) -> int:
     """How many partial sums of the quants go with a block of activations."""
     return format.block // format.sub
 
 
-Part = tuple[Value, Value, Value]
+Part = tuple[Value, Value, Value | None]
 """For one token: the integer dot as f32, its factor, a constant to add; f32[8] each."""
 
 
@@ -257,7 +264,7 @@ def _plain_block(block: Pointer[DType], here: _Activation, format: Format) -> li
         if offset:
             whole = whole - here.sum(m) * offset
         scale = here.scale(m)
-        constant = zeros(f32, ROWS)
+        constant = None
         if format.has_minimum:
             constant = format.minimum_factor(block) * (scale * here.sum(m).to(f32))
         parts.append((whole.to(f32), factor * scale, constant))
@@ -290,34 +297,40 @@ def _scaled_block(block: Pointer[DType], here: _Activation, format: Format) -> l
                     total.value = finished.finish()
     factor = format.factor(block)
     offset = format.offset + dots.extra_offset
-    lows = _row_pairs(scales) if offset else []
-    minima = _row_pairs(list(format.sub_minima(block))) if format.has_minimum else []
+    lows = _by_sub_block(scales) if offset else []
+    minima = _by_sub_block(list(format.sub_minima(block))) if format.has_minimum else []
     parts: list[Part] = []
     for m, total in enumerate(totals):
         whole = total.value
         if offset:
-            whole = whole - _dot_pairs(lows, here, m) * offset
-        constant = zeros(f32, ROWS)
+            whole = whole - _dot_sums(lows, here, m) * offset
+        constant = None
         if minima:
-            least = _dot_pairs(minima, here, m).to(f32)
+            least = _dot_sums(minima, here, m).to(f32)
             constant = -(least * (format.minimum_factor(block) * here.scale(m)))
         parts.append((whole.to(f32), factor * here.scale(m), constant))
     return parts
 
 
-def _row_pairs(fours: list[Value]) -> list[Value]:
-    """Bytes of four sub-blocks times eight rows each, as i16[16] of neighbours for each row."""
-    pairs: list[Value] = []
-    for four in fours:
-        for first in (0, 2 * ROWS):
-            order = [first + row + ROWS * k for row in range(ROWS) for k in (0, 1)]
-            pairs.append(four.shuffle(order).to(i16))
-    return pairs
+def _by_sub_block(fours: list[Value]) -> list[Value]:
+    """Bytes of four sub-blocks times eight rows each, made ready for `_dot_sums`.
+
+    i16[8] for each sub-block; with `pair_dot`, i16[16] of neighbours for each row.
+    """
+    size = 2 if target().has("pair_dot") else 1
+    return [
+        four.shuffle([first + row + ROWS * k for row in range(ROWS) for k in range(size)]).to(i16)
+        for four in fours
+        for first in range(0, 4 * ROWS, size * ROWS)
+    ]
 
 
-def _dot_pairs(pairs: list[Value], here: _Activation, token: int) -> Value:
+def _dot_sums(integers: list[Value], here: _Activation, token: int) -> Value:
     """i32[8]: the sum over sub-blocks of an integer times the activations' sum."""
     total = zeros(i32, ROWS)
-    for k, pair in enumerate(pairs):
-        total = total + dot_of_pairs(pair, here.sum_pair(k, token))
+    for k, value in enumerate(integers):
+        if target().has("pair_dot"):
+            total = total + pair_dot(value, here.sum_pair(k, token))
+        else:
+            total = total + value.to(i32) * here.sub_sum(k, token).to(i32)
     return total
