@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from inspect import signature
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -60,11 +62,12 @@ class EmulatedRunner:
         self.target = target
         self._folder = folder
         self._runner = build(Path(__file__).parent / "runner.c", folder / "runner", "-ldl")
-        self._libraries: dict[tuple[str, str], tuple[Program, Path]] = {}
+        # Keyed by the kernel itself: tests define many of one name.
+        self._libraries: dict[tuple[Kernel, str], tuple[Program, Path]] = {}
 
     def __call__(self, kernel: Kernel, groups: int, *arguments: Any, **static: Any) -> None:
         """Run once. Arrays that the kernel writes are changed in place; numbers are scalars."""
-        key = (kernel.name, repr(static))
+        key = (kernel, repr(static))
         if key not in self._libraries:
             program = compile_kernel(kernel, self.target, **static)
             self._libraries[key] = program, self._link(program)
@@ -109,3 +112,12 @@ class EmulatedRunner:
         command = [LINKER, "-shared", "-z", "defs", name.with_suffix(".o")]
         subprocess.run([*command, "-o", name.with_suffix(".so")], check=True)
         return name.with_suffix(".so")
+
+
+def running_tests(module: ModuleType) -> dict[str, Any]:
+    """The tests of a module that take a fixture that runs kernels, by name."""
+    return {
+        name: test
+        for name, test in vars(module).items()
+        if name.startswith("test_") and {"run", "run_host"} & set(signature(test).parameters)
+    }

@@ -1,0 +1,10 @@
+"""Those tests of `tests.unit.kernel.test_language` that run something, on emulated AArch64."""
+
+from __future__ import annotations
+
+import pytest
+from tests.emulated.machine import running_tests
+from tests.unit.kernel import test_language
+
+globals().update(running_tests(test_language))
+pytestmark = pytest.mark.slow
