@@ -31,6 +31,8 @@ PROCESSORS = {
     "aarch64-dotprod": "cortex-a76",
     "aarch64-i8mm": "max",
 }
+# A test takes a second at most; what takes this long hangs.
+_LIMIT_SECONDS = 60
 _SYSTEM = Path("/usr/aarch64-linux-gnu")
 
 
@@ -51,7 +53,9 @@ def build(source: Path, out: Path, *options: str) -> Path:
 def emulate(target: str, *words: str | Path) -> None:
     """Run a program on the processor that `target` is for; its failure is the test's."""
     command = [EMULATOR, "-cpu", PROCESSORS[target], "-L", str(_SYSTEM), *map(str, words)]
-    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    result = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=_LIMIT_SECONDS
+    )
     assert result.returncode == 0, f"{words} on {target}: {result.returncode} {result.stderr}"
 
 
