@@ -229,7 +229,7 @@ begin:
   %stopping = icmp ne i64 %stop, 0
   br i1 %stopping, label %leave, label %walk
 walk:
-  %table = load atomic ptr, ptr %table.p acquire, align 8
+  %table = load atomic ptr, ptr %table.p seq_cst, align 8
   %none = icmp eq ptr %table, null
   br i1 %none, label %again, label %walk.table
 walk.table:
