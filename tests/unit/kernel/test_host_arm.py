@@ -54,7 +54,9 @@ def host(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("features", "level"), [(set(), "neon"), (M1, "dotprod"), (M2, "i8mm")], ids=str
+    ("features", "level"),
+    [(set(), "neon"), (M1, "dotprod"), (M2, "i8mm")],
+    ids=["none", "M1", "M2"],
 )
 def test_mac(host, features, level):
     assert host("Darwin", MacLibrary(features)) == f"aarch64-{level}"
