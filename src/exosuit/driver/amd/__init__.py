@@ -1,0 +1,1 @@
+"""AMD cards as devices: boot, memory, queues, programs, faults."""

@@ -1,0 +1,1 @@
+"""Software cards with AMD chips, behind the same link as real ones."""
