@@ -16,7 +16,7 @@ type. The command line prints them, the server renders them as JSON, tests compa
             CorruptFile  UnsupportedModel  DoesNotFit  ModelNotFound  DownloadFailed
             TemplateFailed
         RequestError                    one request to the engine
-            ContextFull
+            ContextFull  ServerBusy
         PeerError                       another engine that we are compared with
 """
 
@@ -118,6 +118,10 @@ class RequestError(ExosuitError): ...
 
 
 class ContextFull(RequestError): ...
+
+
+class ServerBusy(RequestError):
+    """More is asked of the server than it takes; `retry_after_s` says when to ask again."""
 
 
 class PeerError(ExosuitError): ...

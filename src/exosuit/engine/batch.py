@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 PAGE_TOKENS = 64
 """Positions in one page of the cache."""
 
@@ -38,6 +41,31 @@ class Sampling:
         return self.temperature <= 0.0
 
 
+class Constraint(Protocol):
+    """Which tokens may come next: a grammar, fed with the tokens that were sampled.
+
+    One belongs to one request. The engine asks for the mask before each token and tells what was
+    sampled; a mask may be asked for again, when a step is repeated. An ExosuitError of either ends
+    that request alone.
+    """
+
+    def mask(self) -> NDArray[np.uint32]:
+        """`ceil(vocabulary / 32)` words; bit `t % 32` of word `t // 32` allows token t.
+
+        At least one bit is set: an end token, once the text is complete.
+        """
+        ...
+
+    def accept(self, token: int) -> None:
+        """The token was sampled."""
+        ...
+
+    @property
+    def is_done(self) -> bool:
+        """The text is complete and nothing can follow it."""
+        ...
+
+
 @dataclass(frozen=True)
 class Run:
     """Neighbouring tokens of one sequence, to be computed in one step.
@@ -48,6 +76,7 @@ class Run:
     pages   the sequence's pages, enough for every position up to the last of this run
     sample  sample after the last token; None for a piece of a prompt that is not its last
     step    tokens sampled for this sequence before: the generator's counter
+    mask    which tokens may be sampled (see `Constraint.mask`); None for all
     """
 
     slot: int
@@ -56,6 +85,7 @@ class Run:
     pages: tuple[int, ...]
     sample: Sampling | None
     step: int = 0
+    mask: NDArray[np.uint32] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Literal
 
-from exosuit.engine.batch import Sampled, Sampling
-from exosuit.errors import RequestError
+from exosuit.engine.batch import Constraint, Sampled, Sampling
+from exosuit.errors import ExosuitError, RequestError
 
-FinishReason = Literal["stop", "length", "cancelled"]
-"""An end token or stop string; as many tokens as allowed or as fit; the asker left."""
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+"""An end token, stop string or complete constraint; as many tokens as allowed or as fit; the asker
+left; the engine could not go on."""
 
 MOST_BIASES = 64
 """Logits that a request may bias: a row of `models.step.StepBuffers.bias_tokens`."""
@@ -24,12 +25,14 @@ class Request:
     prompt      token ids, at least one
     max_tokens  most tokens of the answer, its end token included; None for as many as fit
     stop        the answer ends before the first of these texts
+    constraint  which tokens the answer may be made of; a fresh one for each request
     """
 
     prompt: tuple[int, ...]
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Generation:
     sampled       the answer's tokens, an end token included
     text          the text shown so far; all of it once finished
     context_full  the answer ended because no position was left
+    error         why it ended with "error"
     submitted_s, first_token_s, last_token_s  times of the engine's clock
     """
 
@@ -73,6 +77,7 @@ class Generation:
     text: str = ""
     finish_reason: FinishReason | None = None
     context_full: bool = False
+    error: ExosuitError | None = None
     first_token_s: float | None = None
     last_token_s: float | None = None
     _events: deque[Event] = field(default_factory=deque[Event], repr=False)

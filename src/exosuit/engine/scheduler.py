@@ -161,6 +161,15 @@ class Scheduler:
             admitted.append(sequence)
         return tuple(admitted)
 
+    def abandon(self) -> list[Sequence]:
+        """All sequences, oldest first, as they would wait for another scheduler to add them."""
+        everyone = self.running + self.waiting
+        for sequence in list(self.running):
+            self._leave(sequence)
+            sequence.computed = 0
+        self.waiting.clear()
+        return everyone
+
     def _leave(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
         self.running.remove(sequence)
