@@ -244,3 +244,11 @@ def test_a_damaged_sentencepiece_vocabulary_is_explained(changes: dict[str, obje
 def test_an_unknown_family_is_refused() -> None:
     with pytest.raises(UnsupportedModel, match="rwkv"):
         Tokenizer.from_metadata(vocabularies.small_bytelevel(**{"tokenizer.ggml.model": "rwkv"}))
+
+
+def test_text_that_goes_on_gets_no_space_before_it(shared: Path) -> None:
+    tokenizer = Tokenizer.from_metadata(vocabularies.stories(shared))
+    assert tokenizer.encode("once", add_special=False)[0] != (
+        first := tokenizer.encode("once", add_special=False, continues=True)[0]
+    )
+    assert not tokenizer.piece(first).startswith(b" ")

@@ -123,13 +123,20 @@ class Tokenizer:
 
     # ---- text to ids
 
-    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+    def encode(
+        self,
+        text: str,
+        add_special: bool = True,
+        parse_special: bool = False,
+        continues: bool = False,
+    ) -> list[int]:
         """Ids of `text`; with `add_special` also bos, eos, separator as the model wants them.
 
+        continues: the text goes on from earlier text, so SentencePiece puts no space before it
         Lone surrogates, which no UTF-8 text can hold, are read as U+FFFD.
         """
         matcher = self._all_special if parse_special else self._user_defined
-        ids = self._encode_parts(matcher.split(_well_formed(text)))
+        ids = self._encode_parts(matcher.split(_well_formed(text)), at_start=not continues)
         return self._with_special(ids) if add_special else ids
 
     def encode_chat(self, segments: Iterable[Segment]) -> list[int]:
@@ -157,9 +164,8 @@ class Tokenizer:
             ids.insert(0, self.bos)
         return ids
 
-    def _encode_parts(self, parts: Iterable[str | int]) -> list[int]:
+    def _encode_parts(self, parts: Iterable[str | int], at_start: bool = True) -> list[int]:
         ids: list[int] = []
-        at_start = True
         for part in parts:
             if isinstance(part, int):
                 ids.append(part)
