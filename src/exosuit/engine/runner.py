@@ -23,6 +23,7 @@ from exosuit.kernel import ProgramCache, Target
 from exosuit.models.decoder import CacheKind
 from exosuit.models.gguf import GgufFile
 from exosuit.models.model import Limits, Model
+from exosuit.ops.masking import mask_words
 from exosuit.ops.programs import Programs
 from exosuit.ops.sampling import SAMPLER, sampler_row, top_log_probabilities
 
@@ -79,7 +80,8 @@ class DeviceRunner:
         self._write_samplers([(runs[i], sampling) for i, sampling in wanted])
         self._next = ()  # an interruption from here on leaves facts that nobody knows
         continues = len(wanted) == len(runs) == sum(len(run.tokens) for run in runs)
-        self.model.recording(tokens, rows, continues).run()
+        masked = self._write_masks([runs[i].mask for i, _ in wanted], rows)
+        self.model.recording(tokens, rows, continues, masked).run()
         return self._read(runs, wanted, continues)
 
     def forget(self, slot: int, tokens: Sequence[int] = ()) -> None:
@@ -189,6 +191,17 @@ class DeviceRunner:
         self._copy(step.bias_tokens, tokens)
         self._copy(step.bias_values, values)
 
+    def _write_masks(self, masks: list[NDArray[np.uint32] | None], rows: int) -> bool:
+        """The masks of the wanted rows, where any has one; says whether any has."""
+        if all(mask is None for mask in masks):
+            return False
+        words = np.full((rows, mask_words(self.vocabulary)), 0xFFFF_FFFF, np.uint32)
+        for row, mask in enumerate(masks):
+            if mask is not None:
+                words[row] = mask
+        self._copy(self.model.step.masks, words)
+        return True
+
     def _penalised_tokens(self, slot: int, sampling: Sampling) -> list[int]:
         """The tokens that the penalties count; none if there are no penalties."""
         active = (
@@ -235,7 +248,8 @@ class DeviceRunner:
         size = 4 * self.vocabulary
         region = self.model.step.logits.part(row * size, size)
         found = top_log_probabilities(self.model.device.copy_out(region, np.float32), count)
-        return tuple(zip(*(values.tolist() for values in found), strict=True))
+        pairs = zip(*(values.tolist() for values in found), strict=True)
+        return tuple((token, value) for token, value in pairs if value != float("-inf"))
 
     def _logits(self, rows: int) -> NDArray[np.float32]:
         region = self.model.step.logits.part(0, 4 * rows * self.vocabulary)

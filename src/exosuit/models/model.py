@@ -94,7 +94,7 @@ class Model:
         self._architecture = architecture
         self._programs = programs
         self._loader = loader
-        self._recordings: dict[tuple[int, int, bool], Replay] = {}
+        self._recordings: dict[tuple[int, int, bool, bool], Replay] = {}
         self._caches, self._cache_arena = self._allocate_cache()
         most = round_up(limits.step_tokens, 16)  # steps are rounded up to few sizes
         steps = StepLimits(most, limits.sequences, -(-limits.context // PAGE), limits.rows)
@@ -137,17 +137,18 @@ class Model:
         )
         return Model(config, architecture, device, programs, limits.resolved(), report, loader)
 
-    def recording(self, tokens: int, rows: int, continues: bool) -> Replay:
+    def recording(self, tokens: int, rows: int, continues: bool, masked: bool = False) -> Replay:
         """The prepared graph of a step of `tokens` tokens and `rows` wanted rows.
 
         It ends with sampling the wanted rows; if it `continues`, row i is that of token i, and
-        what was sampled is the next step's token i.
+        what was sampled is the next step's token i. If it is `masked`, only tokens that
+        `StepBuffers.masks` allows are sampled.
         """
-        replay = self._recordings.get((tokens, rows, continues))
+        replay = self._recordings.get((tokens, rows, continues, masked))
         if replay is None:
-            graph = self._record(tokens, rows, continues, self._workspace)
+            graph = self._record(tokens, rows, continues, self._workspace, masked)
             replay = graph.prepare(self.device)
-            self._recordings[tokens, rows, continues] = replay
+            self._recordings[tokens, rows, continues, masked] = replay
         return replay
 
     def attention_tile(self, tokens: int) -> int:
@@ -162,7 +163,9 @@ class Model:
             arena.close()
         self._loader.close()
 
-    def _record(self, tokens: int, rows: int, continues: bool, workspace: Arena) -> Graph:
+    def _record(
+        self, tokens: int, rows: int, continues: bool, workspace: Arena, masked: bool = False
+    ) -> Graph:
         r = Recording(
             self._programs,
             self.step,
@@ -173,7 +176,7 @@ class Model:
             self.device.parallel_groups,
         )
         self._architecture.record(r, self._caches)
-        r.sample(self.config.vocabulary, continues)
+        r.sample(self.config.vocabulary, continues, masked)
         return r.close()
 
     def _allocate_cache(self) -> tuple[list[LayerCache], Arena]:

@@ -19,6 +19,7 @@ from exosuit.ops.elementwise import chunks, gated, softcap
 from exosuit.ops.embedding import embed
 from exosuit.ops.epilogues import Epilogue, GatedEpilogue
 from exosuit.ops.formats import ROWS
+from exosuit.ops.masking import mask_groups, mask_logits
 from exosuit.ops.matmul import Tile, matmul, matmul_experts
 from exosuit.ops.matmul_float import FloatFormat, matmul_experts_float, matmul_float
 from exosuit.ops.programs import Programs
@@ -356,13 +357,17 @@ class Recording:
             program = self._programs.get(softcap, cap=cap)
             self.graph.launch(program, chunks(count), self.step.logits, count)
 
-    def sample(self, vocabulary: int, continues: bool) -> None:
-        """Sample each wanted row as its record says.
+    def sample(self, vocabulary: int, continues: bool, masked: bool = False) -> None:
+        """Sample each wanted row as its record says; if `masked`, of the tokens its mask allows.
 
         If the step `continues`, the sampled tokens and their positions become the next step's, so
         that it can follow without a visit to the host.
         """
         step = self.step
+        if masked:
+            program = self._programs.get(mask_logits, vocabulary=vocabulary)
+            groups = mask_groups(self.rows, vocabulary)
+            self.graph.launch(program, groups, step.logits, step.masks)
         program = self._programs.get(sample, vocabulary=vocabulary, biases=step.limits.biases)
         self.graph.launch(
             program, self.rows, step.logits, step.samplers, step.bias_tokens, step.bias_values,

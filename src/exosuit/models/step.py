@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from exosuit.driver.device import Device, Region
 from exosuit.graph import Arena
+from exosuit.ops.masking import mask_words
 from exosuit.ops.sampling import SAMPLER, padded
 from exosuit.units import round_up
 
@@ -45,6 +46,7 @@ class StepBuffers:
     logits      f32[rows, vocabulary]
     samplers, bias_tokens, bias_values, counts, sampling_work, tokens, log_probabilities
                 see `ops.sampling.sample`
+    masks       u32[rows, mask_words(vocabulary)]: see `ops.masking`; only masked steps read it
     draws       i32[rows]: positions of the tokens that the wanted rows belong to
     unused_ids  i32[rows]: where sampled ids go that no step follows directly
     """
@@ -62,6 +64,7 @@ class StepBuffers:
     bias_values: Region
     counts: Region
     sampling_work: Region
+    masks: Region
     draws: Region
     unused_ids: Region
     tokens: Region
@@ -84,6 +87,7 @@ class StepBuffers:
             rows * limits.biases,
             -(-limits.sequences * vocabulary // 2),
             rows * 2 * padded(vocabulary),
+            rows * mask_words(vocabulary),
             rows,
             rows,
             rows,

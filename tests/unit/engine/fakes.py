@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exosuit.engine.batch import PAGE_TOKENS, Run, Sampled, Sampling
 from exosuit.models.tokenizer import StreamDecoder
@@ -97,6 +98,10 @@ class FakeRunner:
         if run.sample is None:
             return None
         token = self._choose(held[:, 0].tolist(), run.sample)
+        if run.mask is not None:
+            bits = np.unpackbits(run.mask.view(np.uint8), bitorder="little")[: self.vocabulary]
+            allowed = np.flatnonzero(bits)
+            token = int(allowed[token % len(allowed)])
         top = tuple((token + k, -0.5 - k) for k in range(run.sample.top_logprobs))
         return Sampled(token, -0.5, top)
 
@@ -111,6 +116,28 @@ class Words:
     def stream(self, special: bool = False, continues: bool = False) -> StreamDecoder:
         assert continues, "an answer goes on from its prompt"
         return StreamDecoder(lambda id: b"" if id in self.end_tokens else self.pieces[id])
+
+
+class OneOf:
+    """A constraint: any of `texts`, each a list of tokens, and then `end`."""
+
+    def __init__(self, texts: Sequence[Sequence[int]], end: int, vocabulary: int = 50) -> None:
+        self._left = [list(text) for text in texts]
+        self._end = end
+        self._vocabulary = vocabulary
+        self.is_done = False
+
+    def mask(self) -> NDArray[np.uint32]:
+        bits = np.zeros(-(-self._vocabulary // 32) * 32, bool)
+        bits[[text[0] if text else self._end for text in self._left]] = True
+        return np.packbits(bits, bitorder="little").view(np.uint32)
+
+    def accept(self, token: int) -> None:
+        if token == self._end:
+            self.is_done = True
+            return
+        self._left = [text[1:] for text in self._left if text[:1] == [token]]
+        assert self._left, f"token {token} was not allowed"
 
 
 def scripted(answer: Sequence[int], prompt: int) -> Choose:

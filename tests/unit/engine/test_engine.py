@@ -1,13 +1,13 @@
 """The engine: texts, ends, counts, company, interruption."""
 
 import pytest
-from tests.unit.engine.fakes import FakeRunner, Words, alone, scripted, toy_choice
+from tests.unit.engine.fakes import FakeRunner, OneOf, Words, alone, scripted, toy_choice
 
 from exosuit.clock import ManualClock
 from exosuit.engine.batch import Sampling
 from exosuit.engine.engine import Engine
 from exosuit.engine.request import Request
-from exosuit.errors import ContextFull, RequestError
+from exosuit.errors import CardHung, ContextFull, RequestError
 
 GREEDY = Sampling(temperature=0)
 LETTERS = Words([chr(97 + k) for k in range(26)] * 2)
@@ -277,3 +277,122 @@ def test_rates_are_of_the_engines_clock():
     assert generation.first_token_s - generation.submitted_s == 1.0
     assert generation.prefill_tok_s == 100.0
     assert generation.decode_tok_s == 2.0
+
+
+# Constraints --------------------------------------------------------------------------------------
+
+
+def test_an_answer_keeps_to_its_constraint_in_company():
+    """Twelve constrained requests and four free ones, with preemption for want of pages."""
+    engine, _ = toy_engine(pages=6, max_sequences=4)
+    texts = [[1, 2, 3], [4, 5], [1, 2, 9, 9]]
+    free = [engine.submit(Request((k, 7), GREEDY, max_tokens=90)) for k in range(4)]
+    bound = [
+        engine.submit(Request((k, 8), GREEDY, constraint=OneOf(texts, end=49))) for k in range(12)
+    ]
+    while not engine.is_idle:
+        engine.step()
+    for generation in bound:
+        assert generation.tokens[:-1] in texts
+        assert generation.tokens[-1] == 49
+        assert generation.finish_reason == "stop"
+    for k, generation in enumerate(free):
+        assert generation.tokens == alone(toy_choice(50), (k, 7), GREEDY, 90)
+
+
+class Broken(OneOf):
+    """Fails at its third mask."""
+
+    count = 0
+
+    def mask(self):
+        self.count += 1
+        if self.count == 3:
+            raise RequestError("too deep", cause="a test", next="nothing")
+        return super().mask()
+
+
+def test_a_constraint_that_fails_ends_its_own_request_only():
+    engine, _ = toy_engine()
+    broken = engine.submit(
+        Request((1, 2), GREEDY, constraint=Broken([[1, 2, 3, 4]], end=49), max_tokens=9)
+    )
+    other = engine.submit(Request((1, 2, 3), GREEDY, max_tokens=9))
+    events = list(engine.follow(broken))
+    assert broken.finish_reason == "error"
+    assert isinstance(broken.error, RequestError)
+    assert broken.tokens == [1, 2]
+    assert events[-1].finish_reason == "error"
+    list(engine.follow(other))
+    assert other.tokens == alone(toy_choice(50), (1, 2, 3), GREEDY, 9)
+
+
+# Another runner -----------------------------------------------------------------------------------
+
+
+class Flaky(FakeRunner):
+    """Is lost at a step."""
+
+    def __init__(self, at: int, **limits):
+        super().__init__(toy_choice(50), **limits)
+        self._at = at
+
+    def run(self, runs):
+        if len(self.steps) == self._at:
+            raise CardHung("lost", cause="a test", next="nothing")
+        return super().run(runs)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 5, 9])
+def test_generations_go_on_where_they_were_on_another_runner(at):
+    engine = Engine(Flaky(at, pages=8), LETTERS)
+    drawn = Sampling(seed=5)
+    prompts = [tuple(range(k, 30 + 7 * k)) for k in range(1, 7)]
+    work = [
+        engine.submit(Request(tuple(t % 50 for t in prompt), sampling, max_tokens=12))
+        for prompt, sampling in zip(prompts, [GREEDY, drawn] * 3, strict=True)
+    ]
+    texts = {generation.id: "" for generation in work}
+    lost = 0
+    while not engine.is_idle:
+        try:
+            engine.step()
+        except CardHung:
+            lost += 1
+            assert engine.resume_on(FakeRunner(toy_choice(50), pages=9, max_sequences=3)) == []
+        for generation in work:
+            texts[generation.id] += "".join(event.text for event in generation.take())
+    assert lost == 1
+    for generation in work:
+        request = generation.request
+        expected = alone(toy_choice(50), request.prompt, request.sampling, 12)
+        assert generation.tokens == expected
+        assert (
+            texts[generation.id]
+            == generation.text
+            == "".join(LETTERS.pieces[token].decode() for token in expected)
+        )
+
+
+def test_what_a_smaller_runner_cannot_hold_ends_with_an_error():
+    engine = Engine(Flaky(1, context=512), LETTERS)
+    long = engine.submit(Request((1,) * 90, GREEDY, max_tokens=5))
+    short = engine.submit(Request((2,) * 3, GREEDY, max_tokens=5))
+    engine.step()
+    with pytest.raises(CardHung):
+        engine.step()
+    assert engine.resume_on(FakeRunner(toy_choice(50), context=64)) == [long]
+    assert isinstance(long.error, ContextFull)
+    assert list(engine.follow(short))
+    assert short.tokens == alone(toy_choice(50), (2,) * 3, GREEDY, 5)
+
+
+def test_all_end_with_an_error_where_nothing_can_take_over():
+    engine = Engine(Flaky(1), LETTERS)
+    work = [engine.submit(Request((k,), GREEDY, max_tokens=5)) for k in range(6)]
+    engine.step()
+    problem = CardHung("lost", cause="a test", next="nothing")
+    assert engine.fail(problem) == work
+    assert engine.is_idle
+    assert all(generation.error is problem for generation in work)
+    assert [generation.take()[-1].finish_reason for generation in work] == ["error"] * 6

@@ -230,6 +230,56 @@ def test_too_many_biases_are_refused(ours: Ours) -> None:
     assert ours.generate(TOKENS[:3], 3, GREEDY), "and the next request is answered"
 
 
+# Masks ------------------------------------------------------------------------------------------
+
+
+def mask_of(allowed: list[int], vocabulary: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    bits = np.zeros(-(-vocabulary // 32) * 32, bool)
+    bits[allowed] = True
+    return np.packbits(bits, bitorder="little").view(np.uint32)
+
+
+def test_only_allowed_tokens_are_sampled_and_the_others_rows_stay(ours: Ours) -> None:
+    """A masked row beside free ones, in a prompt's step and in steps that continue."""
+    free = ours.generate(TOKENS[:5], 6, GREEDY, slot=1)
+    scores = ours.score(TOKENS[:5])[-1]
+    worst = np.argsort(scores)[:3].tolist()
+    mask = mask_of(worst, ours.vocabulary)
+    ours.runner.forget(0)
+    ours.runner.forget(1)
+    last, beside = tuple(TOKENS[:5]), tuple(TOKENS[:5])
+    at, together = 0, list[int]()
+    sampling = replace(GREEDY, top_logprobs=5)
+    for step in range(6):
+        pages = [ours.pages(slot, 64) for slot in (0, 1)]
+        masked, other = ours.runner.run([
+            Run(0, last, at, pages[0], sampling, mask=mask), Run(1, beside, at, pages[1], GREEDY),
+        ])  # fmt: skip
+        assert masked is not None
+        assert other is not None
+        assert masked.token in worst
+        assert {token for token, _ in masked.top} == set(worst)
+        assert np.exp([p for _, p in masked.top]).sum() == pytest.approx(1.0, abs=1e-4)
+        if step == 0:
+            assert masked.token == max(worst, key=lambda token: scores[token])
+        at += len(last)
+        last, beside = (masked.token,), (other.token,)
+        together.append(other.token)
+    assert together == free
+
+
+@pytest.mark.parametrize("sampling", [WARM, Sampling(seed=3), Sampling(logit_bias={7: 30.0})])
+def test_a_mask_holds_whatever_the_sampling_is(ours: Ours, sampling: Sampling) -> None:
+    allowed = [5, 300, 511]
+    for seed in range(12):
+        (sampled,) = ours.runner.run([
+            Run(0, tuple(TOKENS[:5]), 0, ours.pages(0, 5), replace(sampling, seed=seed),
+                mask=mask_of(allowed, ours.vocabulary)),
+        ])  # fmt: skip
+        assert sampled is not None
+        assert sampled.token in allowed
+
+
 # Slots and pages --------------------------------------------------------------------------------
 
 
