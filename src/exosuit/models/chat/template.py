@@ -176,6 +176,23 @@ class ChatTemplate:
 
         return not shows(probe) and shows([{"type": "text", "text": probe}])
 
+    # ---- tools: many templates print them, others never look
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the template prints the tools that it is given, found by trying."""
+        probe = "x7f3a"
+        function = {"name": probe, "description": "", "parameters": {"type": "object"}}
+        plain: dict[str, Any] = {
+            "messages": [self._suited({"role": "user", "content": "x"})],
+            "tools": [{"type": "function", "function": function}],
+        }
+        brief = replace(self._limits, seconds=self._limits.seconds / 5)
+        try:
+            return probe in self._render(plain, True, datetime.now, brief).text
+        except ExosuitError:
+            return False
+
     def _suited(self, message: dict[str, Any]) -> dict[str, Any]:
         content = message.get("content")
         if isinstance(content, str) and self.wants_parts:

@@ -1,0 +1,103 @@
+"""Conversations with tools, as the template of a model wants them.
+
+Clients send messages in OpenAI's shape. Templates differ: some take a call's arguments as an
+object, some as text; some know no tools at all. For those the tools are described in the system
+message, calls and results become text, in the way of Hermes, which is the most widely known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from exosuit.errors import TemplateFailed
+from exosuit.models.chat.template import ChatTemplate, Prompt
+
+Message = Mapping[str, Any]
+
+
+def render_conversation(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] = (),
+    **variables: Any,
+) -> Prompt:
+    """The prompt of a conversation that may offer tools and hold calls and their results.
+
+    messages   [{"role", "content": str, "tool_calls": [{"id", "type", "function": {"name",
+               "arguments": object}}], "tool_call_id", "name"}], the last four where they apply
+    tools      [{"type": "function", "function": {"name", "description", "parameters"}}]
+    variables  further names for the template; those of value None are left out
+    Raises as `ChatTemplate.render` does.
+    """
+    given = {name: value for name, value in variables.items() if value is not None}
+    speaks_of_tools = bool(tools) or any(
+        message.get("tool_calls") or message.get("role") == "tool" for message in messages
+    )
+    if not speaks_of_tools:
+        return template.render(messages, **given)
+    if not template.knows_tools:
+        return template.render(as_text(messages, tools), **given)
+    offered = tools or None
+    try:
+        return template.render(messages, tools=offered, **given)
+    except TemplateFailed:
+        texts = [_with_text_arguments(message) for message in messages]
+        if texts == list(messages):
+            raise
+        return template.render(texts, tools=offered, **given)
+
+
+def as_text(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The conversation in roles that every template knows; neighbours of one role become one."""
+    plain: list[dict[str, Any]] = []
+    if tools:
+        plain.append({"role": "system", "content": _offer(tools)})
+    for message in messages:
+        role, content = message["role"], message.get("content") or ""
+        if message.get("tool_calls"):
+            calls = cast("list[Message]", message["tool_calls"])
+            content = "\n".join(filter(None, [content, *map(_call, calls)]))
+        elif role == "tool":
+            role, content = "user", f"<tool_response>\n{content}\n</tool_response>"
+        elif role == "system" and plain and plain[0]["role"] == "system":
+            plain[0]["content"] = f"{content}\n\n{plain[0]['content']}"
+            continue
+        if plain and plain[-1]["role"] == role:
+            plain[-1]["content"] += f"\n{content}"
+        else:
+            plain.append({"role": role, "content": content})
+    return plain
+
+
+def _offer(tools: Sequence[Mapping[str, Any]]) -> str:
+    listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    return (
+        "These functions can be called, one JSON object for each:\n"
+        f"<tools>\n{listed}\n</tools>\n"
+        "To call one, write nothing but its name and arguments as JSON between these marks:\n"
+        '<tool_call>\n{"name": "NAME", "arguments": {"KEY": "VALUE"}}\n</tool_call>'
+    )
+
+
+def _call(call: Message) -> str:
+    function = call["function"]
+    said = {"name": function["name"], "arguments": function["arguments"]}
+    return f"<tool_call>\n{json.dumps(said, ensure_ascii=False)}\n</tool_call>"
+
+
+def _with_text_arguments(message: Message) -> Message:
+    if not message.get("tool_calls"):
+        return message
+    calls = [
+        call | {"function": call["function"] | {"arguments": _json(call["function"]["arguments"])}}
+        for call in cast("list[dict[str, Any]]", message["tool_calls"])
+    ]
+    return {**message, "tool_calls": calls}
+
+
+def _json(arguments: object) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)

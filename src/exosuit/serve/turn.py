@@ -1,0 +1,248 @@
+"""From a client's question to what the engine is asked: prompt, form, and how to read the answer.
+
+The dialects bring their requests into these values; everything that depends on the model (its
+template, its style of tool calls, its thoughts) is decided here. Rendering and tokenising a long
+conversation takes a while, so `ask_chat` and its like are run in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from exosuit.engine.batch import Sampling
+from exosuit.engine.request import Request
+from exosuit.errors import RequestError, UnsupportedModel
+from exosuit.models.chat import render_conversation
+from exosuit.models.tokenizer import Segment, Tokenizer
+from exosuit.serve.answer import Answer, Reader
+from exosuit.serve.constrain import Form, Grammars, constraints_for, grammars_of
+from exosuit.serve.reasoning import USUAL, Marks, Splitter, is_open, marks_of
+from exosuit.serve.service import ServedModel
+from exosuit.serve.tools import Choice, Style, Tool, style_of
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How an answer is made, whatever the question; see `engine.request.Request`.
+
+    form   what it must look like
+    count  answers to the same question; the seed grows by one for each
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    form: Form | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A chat that waits for its next message.
+
+    messages    as `models.chat.render_conversation` takes them; a last one by the assistant is
+                continued
+    many_calls  a forced call may be followed by more
+    think       whether the model shall think first; None as its template does by itself
+    variables   further names for the template
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: tuple[Tool, ...] = ()
+    choice: Choice = Choice()
+    many_calls: bool = False
+    think: bool | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question made ready for one model.
+
+    grammars  the answer's form; None where it is free
+    marks     of thoughts; None where they are not looked for
+    inside    the prompt ends within thoughts
+    """
+
+    model: ServedModel
+    prompt: tuple[int, ...]
+    wishes: Wishes
+    grammars: Grammars | None = None
+    style: Style | None = None
+    tools: tuple[Tool, ...] = ()
+    marks: Marks | None = None
+    inside: bool = False
+    thinks: bool = False
+
+    def requests(self) -> list[tuple[Request, Reader]]:
+        """One for each answer that is wanted, with its reader."""
+        return [self._request(number) for number in range(self.wishes.count)]
+
+    def _request(self, number: int) -> tuple[Request, Reader]:
+        wishes, tokenizer = self.wishes, self.model.tokenizer
+        constraint = None
+        if self.grammars is not None:
+            marks = self.marks if self.thinks else None
+            constraint = constraints_for(tokenizer).make(self.grammars, marks, self.inside)
+        request = Request(
+            self.prompt,
+            replace(wishes.sampling, seed=(wishes.sampling.seed + number) % 2**32),
+            wishes.max_tokens,
+            wishes.stop,
+            constraint,
+        )
+        reader = Reader(
+            tokenizer,
+            _shown(tokenizer, self.style, self.marks),
+            Splitter(self.marks, self.inside) if self.marks else None,
+            self.style.parser(self.tools) if self.style else None,
+            constraint,
+        )
+        return request, reader
+
+
+def ask_chat(model: ServedModel, conversation: Conversation, wishes: Wishes) -> Turn:
+    """A chat; UnsupportedModel without a template, RequestError and TemplateFailed from it."""
+    template = model.template
+    if template is None:
+        raise UnsupportedModel(
+            f"{model.info.name} has no chat template",
+            cause="it continues text; nobody taught it to answer messages",
+            next="ask for a completion (/v1/completions, /api/generate), or use a chat model",
+        )
+    tools = _offered(conversation)
+    messages, begun = _without_beginning(conversation.messages)
+    variables = {"enable_thinking": conversation.think, "thinking": conversation.think}
+    rendered = render_conversation(
+        template,
+        messages,
+        [tool.for_template() for tool in tools],
+        **variables | dict(conversation.variables),
+    )
+    segments = (*rendered.segments, Segment(begun)) if begun else rendered.segments
+    marks = marks_of(template.source)
+    style = style_of(template.source) if template.knows_tools else style_of("")
+    turn = Turn(
+        model,
+        tuple(model.tokenizer.encode_chat(segments)),
+        wishes,
+        marks=marks or USUAL,
+        inside=marks is not None and not begun and is_open(rendered.text, marks),
+        thinks=marks is not None and conversation.think is not False,
+    )
+    if tools and conversation.choice.kind == "required":
+        return replace(turn, grammars=_forced(model, style, tools, conversation), style=style,
+                       tools=tools)  # fmt: skip
+    if wishes.form is not None:
+        turn = replace(turn, grammars=grammars_of(wishes.form))
+    return replace(turn, style=style, tools=tools) if tools else turn
+
+
+def ask_text(
+    model: ServedModel, prompt: str | Sequence[int], wishes: Wishes, suffix: str | None = None
+) -> Turn:
+    """A text to be continued, control tokens in it included; before `suffix`, if there is one."""
+    if suffix is not None:
+        tokens = _between(model, prompt, suffix)
+    elif isinstance(prompt, str):
+        tokens = model.tokenizer.encode(prompt, parse_special=True)
+    else:
+        tokens = list(prompt)
+    grammars = None if wishes.form is None else grammars_of(wishes.form)
+    return Turn(model, tuple(tokens), wishes, grammars)
+
+
+def begin(turn: Turn, requests: Sequence[tuple[Request, Reader]]) -> list[Answer]:
+    """Hand the requests to the engine; if one of them is refused, none goes on."""
+    answers: list[Answer] = []
+    try:
+        for request, reader in requests:
+            answers.append(Answer(turn.model.generate(request), reader))
+    except BaseException:
+        for answer in answers:
+            answer.cancel()
+        raise
+    return answers
+
+
+async def asked(ask: Callable[[], Turn]) -> tuple[Turn, list[Answer]]:
+    """Make a question ready in a thread, and begin its answers."""
+
+    def ready() -> tuple[Turn, list[tuple[Request, Reader]]]:
+        turn = ask()
+        return turn, turn.requests()
+
+    turn, requests = await asyncio.to_thread(ready)
+    return turn, begin(turn, requests)
+
+
+def can_fill(tokenizer: Tokenizer) -> bool:
+    """Whether the model was taught to fill a gap between two texts."""
+    return {"fim_prefix", "fim_suffix", "fim_middle"} <= tokenizer.special.keys()
+
+
+def _between(model: ServedModel, prefix: str | Sequence[int], suffix: str) -> list[int]:
+    """Prefix, suffix, middle: the order that all such models know."""
+    tokenizer = model.tokenizer
+    if not can_fill(tokenizer):
+        raise UnsupportedModel(
+            f"{model.info.name} cannot fill in between a text and its suffix",
+            cause="its vocabulary has no tokens for it (fill-in-the-middle)",
+            next="leave the suffix out, or use a model for code such as qwen2.5-coder",
+        )
+    roles = tokenizer.special
+    before = tokenizer.encode(prefix, add_special=False) if isinstance(prefix, str) else prefix
+    start = [tokenizer.bos] if tokenizer.add_bos and tokenizer.bos is not None else []
+    after = tokenizer.encode(suffix, add_special=False, continues=True)
+    return [
+        *start, roles["fim_prefix"], *before, roles["fim_suffix"], *after, roles["fim_middle"]
+    ]  # fmt: skip
+
+
+def _offered(conversation: Conversation) -> tuple[Tool, ...]:
+    """The tools that may be called now; RequestError for a choice of one that is not there."""
+    choice, tools = conversation.choice, conversation.tools
+    if choice.kind == "none":
+        return ()
+    if choice.name is None and (tools or choice.kind == "auto"):
+        return tools
+    if any(tool.name == choice.name for tool in tools):
+        return tools
+    raise RequestError(
+        f"the tool {choice.name!r} is to be called, and is not offered"
+        if choice.name
+        else "a tool is to be called, and none is offered",
+        cause=f"the tools of the request are: {', '.join(t.name for t in tools) or 'none'}",
+        next="put it into the request's tools, or choose another one",
+    )
+
+
+def _forced(
+    model: ServedModel, style: Style, tools: Sequence[Tool], conversation: Conversation
+) -> Grammars:
+    name = conversation.choice.name
+    allowed = [tool for tool in tools if name is None or tool.name == name]
+    spell = constraints_for(model.tokenizer).spell
+    return style.forced(allowed, spell, conversation.many_calls)
+
+
+def _without_beginning(
+    messages: Sequence[Mapping[str, Any]],
+) -> tuple[Sequence[Mapping[str, Any]], str]:
+    """The messages, and the beginning of the answer if the last of them is one."""
+    last = messages[-1] if messages else {}
+    content = last.get("content")
+    if last.get("role") == "assistant" and isinstance(content, str) and content:
+        if not last.get("tool_calls") and len(messages) > 1:
+            return messages[:-1], content
+    return messages, ""
+
+
+def _shown(tokenizer: Tokenizer, style: Style | None, marks: Marks | None) -> dict[int, str]:
+    """The control tokens among the marks that readers look for."""
+    texts = [*(style.markers if style else ()), *((marks.before, marks.after) if marks else ())]
+    hidden = tokenizer.control_texts
+    return {tokenizer.vocabulary.ids[text]: text for text in texts if text in hidden}
