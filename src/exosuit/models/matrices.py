@@ -21,13 +21,15 @@ from exosuit.ops.matmul_float import FLOAT_FORMATS, FloatFormat
 from exosuit.ops.pack import pack
 from exosuit.ops.programs import Programs
 from exosuit.ops.quants import StorageType, dequantise, quantise
-from exosuit.units import round_up
+from exosuit.units import MiB, round_up
 
 AnyFormat = Format | FloatFormat
 
 _EXPANDED = "Q8_0"
 # Rows that are expanded at a time, so that the f32 copy stays small.
 _EXPAND_ELEMENTS = 1 << 24
+# Bytes of the file that are packed at a time: so much of it is resident beside its packed copy.
+_PACK_BYTES = 8 * MiB
 
 
 @dataclass(frozen=True)
@@ -252,18 +254,25 @@ class WeightLoader:
     def _pack(
         self, tensor: Tensor, raw: NDArray[np.uint8], matrix: Matrix, step: int, start: int
     ) -> None:
+        """The rows in `raw`, which are the tensor's or some of them, as every `step`th panel."""
         format = matrix.format
-        if tensor.type.label != format.name:
-            raw = _expand(tensor.type, raw)
         block_bytes, blocks = _block(format, matrix.columns)
         program = self._programs.get(pack, fields=format.fields, block_bytes=block_bytes)
-        graph = Graph()
-        source = self._device.import_host(raw.reshape(-1), tensor.name).region()
-        rows = raw.shape[0]
-        graph.launch(program, -(-rows // ROWS), source, matrix.region, rows, blocks, step, start)
-        replay = graph.prepare(self._device)
-        replay.run()
-        replay.close()
+        size = max(1, _PACK_BYTES // raw.shape[1] // ROWS) * ROWS
+        for first in range(0, raw.shape[0], size):
+            some = raw[first : first + size]
+            if tensor.type.label != format.name:
+                some = _expand(tensor.type, some)
+            graph = Graph()
+            source = self._device.import_host(some.reshape(-1), tensor.name).region()
+            graph.launch(
+                program, -(-len(some) // ROWS), source, matrix.region, len(some), blocks, step,
+                start + step * first // ROWS,
+            )  # fmt: skip
+            replay = graph.prepare(self._device)
+            replay.run()
+            replay.close()
+            self.file.discard(tensor.name)
 
     def _matrix(self, name: str, rows: int, columns: int) -> Tensor:
         return self._runnable(name, (rows, columns))
@@ -296,7 +305,6 @@ class WeightLoader:
         return tensor
 
     def _advance(self, tensor: Tensor) -> None:
-        self.file.discard(tensor.name)
         self._done += tensor.size_bytes
         self._progress(self._done, self._total)
 

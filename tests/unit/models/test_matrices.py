@@ -111,6 +111,18 @@ def test_halves_of_one_tensor_alternate_likewise(
     np.testing.assert_array_equal(found[1::2], panels(matrix, raw[rows:]))
 
 
+def test_what_is_packed_a_slice_at_a_time_is_whole(
+    load: Load, models: Models, device: CpuDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 97 rows of 1 KiB: four slices of 24 rows and one of a single row, for each half.
+    monkeypatch.setattr("exosuit.models.matrices._PACK_BYTES", 24 << 10)
+    loader = load(models("phi3", ffn=97))
+    (matrix,) = loader.gated_halves("blk.0.ffn_up.weight", 97, 256).matrices
+    raw, found = loader.file.raw("blk.0.ffn_up.weight"), stored(device, matrix)
+    np.testing.assert_array_equal(found[0::2], panels(matrix, raw[:97]))
+    np.testing.assert_array_equal(found[1::2], panels(matrix, raw[97:]))
+
+
 def test_experts_follow_each_other(load: Load, models: Models, device: CpuDevice) -> None:
     loader = load(models("qwen3moe"))
     names = ["blk.0.ffn_gate_exps.weight", "blk.0.ffn_up_exps.weight"]
