@@ -85,26 +85,23 @@ class Engine:
         """
         check(request, self._runner.vocabulary)
         if len(request.prompt) >= self.context:
-            raise ContextFull(
-                f"the prompt has {len(request.prompt)} tokens; the context holds {self.context}",
-                cause="prompt and answer share the context, and no token of an answer is left",
-                next=f"shorten the prompt, or use --context {len(request.prompt) + 512}"
-                " if the model was trained for as many",
-                prompt_tokens=len(request.prompt),
-                context=self.context,
-            )
+            raise _too_long(len(request.prompt), self.context)
         return Generation(next(self._ids), request, self._clock.now())
 
     def start(self, generation: Generation) -> None:
-        """Queue what was prepared."""
+        """Queue what was prepared. It ends at once if another runner holds too little for it."""
         request = generation.request
         sequence = Sequence(generation.id, list(request.prompt), request.sampling)
-        self._work[generation.id] = _Work(
+        work = _Work(
             generation,
             sequence,
             self._tokenizer.stream(continues=True),
             StopStrings(request.stop),
         )
+        if len(request.prompt) >= self.context:
+            _fail(work, _too_long(len(request.prompt), self.context))
+            return
+        self._work[generation.id] = work
         self._scheduler.add(sequence)
 
     def resume_on(self, runner: Runner) -> list[Generation]:
@@ -266,6 +263,17 @@ class Engine:
     def _forget(self, work: _Work) -> None:
         self._scheduler.remove(work.sequence)
         del self._work[work.generation.id]
+
+
+def _too_long(tokens: int, context: int) -> ContextFull:
+    return ContextFull(
+        f"the prompt has {tokens} tokens; the context holds {context}",
+        cause="prompt and answer share the context, and no token of an answer is left",
+        next=f"shorten the prompt, or use --context {tokens + 512}"
+        " if the model was trained for as many",
+        prompt_tokens=tokens,
+        context=context,
+    )
 
 
 def _fail(work: _Work, problem: ExosuitError) -> None:

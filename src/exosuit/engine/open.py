@@ -50,6 +50,7 @@ def open_model(
     *,
     context: int | None = None,
     sequences: int = 1,
+    pages: int = 0,
     cache_kind: CacheKind = "f16",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LoadedModel:
@@ -58,12 +59,13 @@ def open_model(
     cache      folder of compiled kernels; None keeps nothing
     context    positions of one sequence; at most what the model was trained for
     sequences  how many may be worked on at a time
+    pages      of the cache, for all of them together; 0 for as many as they may need
     progress   called with bytes loaded and bytes in all
     Raises the ModelErrors of the file, and DoesNotFit.
     """
     file, runner, timings = open_runner(
-        path, device, cache, context=context, sequences=sequences, cache_kind=cache_kind,
-        progress=progress,
+        path, device, cache, context=context, sequences=sequences, pages=pages,
+        cache_kind=cache_kind, progress=progress,
     )  # fmt: skip
     try:
         tokenizer = Tokenizer.from_metadata(file.metadata)

@@ -284,6 +284,7 @@ def open_runner(
     context: int | None = None,
     sequences: int = 1,
     rows: int = 0,
+    pages: int = 0,
     cache_kind: CacheKind = "f16",
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[GgufFile, DeviceRunner, Timings]:
@@ -294,7 +295,10 @@ def open_runner(
     try:
         longest = file.get(f"{file.require('general.architecture', str)}.context_length", int, 2048)
         limits = Limits(
-            context=max(1, min(context or DEFAULT_CONTEXT, longest)), sequences=sequences, rows=rows
+            context=max(1, min(context or DEFAULT_CONTEXT, longest)),
+            sequences=sequences,
+            rows=rows,
+            pages=pages,
         )
         model = Model.open(file, device, programs, limits, cache_kind, progress)
     except BaseException:

@@ -1,0 +1,97 @@
+"""What is counted, for Prometheus: requests, tokens, waits, steps. Nothing of what was said.
+
+The numbers of one `Service`; `exposition` is what `GET /metrics` answers.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from exosuit.engine.request import Generation
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_STEPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+
+
+class Metrics:
+    """Any thread may count."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        model, registry = ["model"], self.registry
+        self.requests = Counter(
+            "exosuit_requests", "Answers that ended, by how.", ["model", "finish_reason"],
+            registry=registry,
+        )  # fmt: skip
+        self.refused = Counter(
+            "exosuit_requests_refused", "Requests refused for a full queue.", model,
+            registry=registry,
+        )  # fmt: skip
+        self.tokens = Counter(
+            "exosuit_tokens", "Tokens: computed and reused of prompts, sampled for answers.",
+            ["model", "kind"], registry=registry,
+        )  # fmt: skip
+        self.first_token = Histogram(
+            "exosuit_time_to_first_token_seconds", "From the request to its first token.", model,
+            buckets=_SECONDS, registry=registry,
+        )  # fmt: skip
+        self.per_token = Histogram(
+            "exosuit_seconds_per_token", "Mean time between the tokens of an answer.", model,
+            buckets=_STEPS, registry=registry,
+        )  # fmt: skip
+        self.steps = Histogram(
+            "exosuit_step_seconds", "Time of a step of the engine.", model, buckets=_STEPS,
+            registry=registry,
+        )  # fmt: skip
+        self.running = Gauge(
+            "exosuit_requests_running", "Answers in the batch.", model, registry=registry
+        )
+        self.waiting = Gauge(
+            "exosuit_requests_waiting", "Requests that wait for a place.", model,
+            registry=registry,
+        )  # fmt: skip
+        self.loaded = Gauge(
+            "exosuit_model_bytes", "Device memory of a loaded model.", ["model", "device"],
+            registry=registry,
+        )  # fmt: skip
+        self.loads = Histogram(
+            "exosuit_load_seconds", "Time to load a model.", model, buckets=_SECONDS,
+            registry=registry,
+        )  # fmt: skip
+        self.losses = Counter(
+            "exosuit_device_losses", "Devices lost at work.", ["device"], registry=registry
+        )
+
+    def step(self, model: str, seconds: float, active: int, waiting: int, sampled: int) -> None:
+        self.steps.labels(model).observe(seconds)
+        self.running.labels(model).set(active)
+        self.waiting.labels(model).set(waiting)
+        self.tokens.labels(model, "sampled").inc(sampled)
+
+    def generation(self, model: str, generation: Generation) -> None:
+        """An answer has ended."""
+        usage, first = generation.usage, generation.first_token_s
+        self.requests.labels(model, generation.finish_reason or "").inc()
+        self.tokens.labels(model, "reused").inc(usage.reused_tokens)
+        if first is not None:
+            self.tokens.labels(model, "computed").inc(usage.prompt_tokens - usage.reused_tokens)
+            self.first_token.labels(model).observe(first - generation.submitted_s)
+        if generation.decode_tok_s:
+            self.per_token.labels(model).observe(1 / generation.decode_tok_s)
+
+    def total_requests(self) -> int:
+        return int(
+            sum(
+                sample.value
+                for metric in self.requests.collect()
+                for sample in metric.samples
+                if sample.name.endswith("_total")
+            )
+        )
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes; its type is `content_type`."""
+        return generate_latest(self.registry)
