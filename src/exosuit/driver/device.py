@@ -127,10 +127,14 @@ class Device(Protocol):
         """Workgroups that run at the same time; recordings split work for about so many."""
         ...
 
-    def allocate(self, size_bytes: int, name: str, sparse: bool = False) -> Buffer:
+    def allocate(
+        self, size_bytes: int, name: str, sparse: bool = False, host: bool = False
+    ) -> Buffer:
         """Zeroed memory, aligned to at least 64 bytes; DoesNotFit if there is not enough.
 
         sparse  only parts of it may ever be touched, so nothing is reserved in large pages
+        host    in the host's own memory, which programs reach and `host_view` shows: for what the
+                host reads every step, so that nothing need be fetched from a card
         """
         ...
 
@@ -147,7 +151,10 @@ class Device(Protocol):
         ...
 
     def import_host(self, data: NDArray[np.uint8], name: str) -> Buffer:
-        """Host memory that the device's programs may read, as long as `data` lives."""
+        """Host memory that the device's programs may read, as long as `data` lives.
+
+        A device that cannot reach foreign memory copies it, as it is now.
+        """
         ...
 
     def prepare(self, launches: Sequence[Launch]) -> Replay: ...

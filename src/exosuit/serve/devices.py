@@ -122,9 +122,11 @@ class Lease:
     def problem(self) -> ExosuitError | None:
         return self._shared.problem
 
-    def allocate(self, size_bytes: int, name: str, sparse: bool = False) -> Buffer:
+    def allocate(
+        self, size_bytes: int, name: str, sparse: bool = False, host: bool = False
+    ) -> Buffer:
         with self._shared.alone() as device:
-            buffer = device.allocate(size_bytes, name, sparse)
+            buffer = device.allocate(size_bytes, name, sparse, host)
             self._buffers[id(buffer)] = buffer
             self._count(size_bytes)
             return buffer

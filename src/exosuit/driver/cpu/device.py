@@ -46,7 +46,9 @@ class CpuDevice:
     def parallel_groups(self) -> int:
         return self.threads
 
-    def allocate(self, size_bytes: int, name: str, sparse: bool = False) -> Buffer:
+    def allocate(
+        self, size_bytes: int, name: str, sparse: bool = False, host: bool = False
+    ) -> Buffer:
         try:
             # Private: Linux gives huge pages to shared memory only where an administrator said so.
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
