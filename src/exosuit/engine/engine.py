@@ -43,7 +43,10 @@ class _Work:
 
 
 class Engine:
-    """Owns a runner's slots and pages, not the runner itself. Use by one thread."""
+    """Owns a runner's slots and pages, not the runner itself. Use by one thread.
+
+    computed_tokens  of all requests so far, of prompts and of answers
+    """
 
     def __init__(self, runner: Runner, tokenizer: Decoding, clock: Clock | None = None) -> None:
         self._runner = runner
@@ -52,6 +55,7 @@ class Engine:
         self._scheduler = _scheduler_of(runner)
         self._work: dict[int, _Work] = {}
         self._ids = count(1)
+        self.computed_tokens = 0
 
     @property
     def context(self) -> int:
@@ -151,6 +155,7 @@ class Engine:
         if not runs:
             return news
         results = self._runner.run([run for _, run in runs])
+        self.computed_tokens += sum(len(run.tokens) for _, run in runs)
         now = self._clock.now()
         for (sequence, run), sampled in zip(runs, results, strict=True):
             self._scheduler.advance(sequence, run, sampled.token if sampled else None)

@@ -101,3 +101,12 @@ class Status:
     prefill_per_second: float
     requests_total: int
     findings: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class PullProgress:
+    """How far a download has come; `total_bytes` is None where nobody knows."""
+
+    label: str
+    done_bytes: int
+    total_bytes: int | None

@@ -5,6 +5,10 @@ The numbers of one `Service`; `exposition` is what `GET /metrics` answers.
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import deque
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -14,13 +18,43 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STEPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 
 
+class Rate:
+    """How many a second, over the last few. Any thread may add."""
+
+    def __init__(self, window_s: int = 10) -> None:
+        self._window_s = window_s
+        self._guard = threading.Lock()
+        self._seconds: deque[list[int]] = deque()  # second, count
+
+    def add(self, count: int) -> None:
+        now = int(time.monotonic())
+        with self._guard:
+            if not self._seconds or self._seconds[-1][0] != now:
+                self._seconds.append([now, 0])
+            self._seconds[-1][1] += count
+            self._trim(now)
+
+    def per_second(self) -> float:
+        with self._guard:
+            self._trim(int(time.monotonic()))
+            return sum(count for _, count in self._seconds) / self._window_s
+
+    def _trim(self, now: int) -> None:
+        while self._seconds and self._seconds[0][0] <= now - self._window_s:
+            self._seconds.popleft()
+
+
 class Metrics:
-    """Any thread may count."""
+    """Any thread may count.
+
+    sampled_rate, prompt_rate  tokens of answers and of prompts, of all models
+    """
 
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.sampled_rate, self.prompt_rate = Rate(), Rate()
         model, registry = ["model"], self.registry
         self.requests = Counter(
             "exosuit_requests", "Answers that ended, by how.", ["model", "finish_reason"],

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Self
 
@@ -106,14 +106,6 @@ Its engine is idle, and its `device` is a lease that closing gives back.
 """
 
 
-@dataclass
-class Pace:
-    """Tokens of a worker since it began, for rates."""
-
-    sampled: int = 0
-    computed: int = 0
-
-
 class Worker:
     """Owns a `LoadedModel` and its thread. Its methods are called on the event loop.
 
@@ -136,7 +128,6 @@ class Worker:
         self.leave = leave
         self.name = name
         self.progress = 0.0
-        self.pace = Pace()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self._place = place
@@ -152,15 +143,15 @@ class Worker:
 
     @property
     def active(self) -> int:
-        return self.loaded.engine.active if self._is_loaded else 0
+        return self.loaded.engine.active if self.is_loaded else 0
 
     @property
     def waiting(self) -> int:
-        engine = self.loaded.engine.waiting if self._is_loaded else 0
+        engine = self.loaded.engine.waiting if self.is_loaded else 0
         return engine + self._commands.qsize()
 
     @property
-    def _is_loaded(self) -> bool:
+    def is_loaded(self) -> bool:
         return hasattr(self, "loaded")
 
     def generate(self, request: Request) -> Stream:
@@ -197,6 +188,8 @@ class Worker:
         try:
             self.loaded = self._place(self._note_progress)
         except BaseException as problem:
+            if not isinstance(problem, ExosuitError):
+                log.exception("loading failed", extra={"model": self.name})
             self._tell(_fail, self.ready, _explained(problem))
             self._tell(_finish, self.closed)
             return
@@ -219,7 +212,7 @@ class Worker:
 
     def _step(self) -> None:
         engine = self.loaded.engine
-        started = time.perf_counter()
+        started, before = time.perf_counter(), engine.computed_tokens
         try:
             news = engine.step()
         except LOST as problem:
@@ -230,7 +223,8 @@ class Worker:
         else:
             seconds = time.perf_counter() - started
             self._metrics.step(self.name, seconds, engine.active, engine.waiting, len(news))
-            self.pace.sampled += len(news)
+            self._metrics.sampled_rate.add(len(news))
+            self._metrics.prompt_rate.add(max(0, engine.computed_tokens - before - len(news)))
             self._deliver(news)
             return
         self._deliver_all()
@@ -251,8 +245,6 @@ class Worker:
 
     def _finished(self, generation: Generation) -> None:
         del self._work[generation.id]
-        usage = generation.usage
-        self.pace.computed += usage.prompt_tokens - usage.reused_tokens
         seconds = time.monotonic() - generation.submitted_s
         self._seconds_each += 0.1 * (seconds - self._seconds_each)
         self._metrics.generation(self.name, generation)
