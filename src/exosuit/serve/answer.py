@@ -138,11 +138,13 @@ class Whole:
     def __post_init__(self) -> None:
         self.calls: list[Call] = []
         self.tokens: list[Sampled] = []
+        self.thought_tokens = 0
 
     def add(self, delta: Delta) -> None:
         self.thoughts += delta.thoughts
         self.content += delta.content
         self.tokens += delta.tokens
+        self.thought_tokens += len(delta.tokens) if delta.thoughts else 0
         for news in delta.calls:
             if news.name is not None:
                 self.calls.append(Call(news.name, id=news.id))

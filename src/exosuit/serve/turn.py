@@ -43,8 +43,8 @@ class Wishes:
 class Conversation:
     """A chat that waits for its next message.
 
-    messages    as `models.chat.render_conversation` takes them; a last one by the assistant is
-                continued
+    messages    as `models.chat.render_conversation` takes them, at least one; a last one by the
+                assistant is continued
     many_calls  a forced call may be followed by more
     think       whether the model shall think first; None as its template does by itself
     variables   further names for the template
@@ -52,7 +52,7 @@ class Conversation:
 
     messages: Sequence[Mapping[str, Any]]
     tools: tuple[Tool, ...] = ()
-    choice: Choice = Choice()
+    choice: Choice = field(default_factory=Choice)
     many_calls: bool = False
     think: bool | None = None
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -155,28 +155,27 @@ def ask_text(
     return Turn(model, tuple(tokens), wishes, grammars)
 
 
-def begin(turn: Turn, requests: Sequence[tuple[Request, Reader]]) -> list[Answer]:
-    """Hand the requests to the engine; if one of them is refused, none goes on."""
+async def asked(ask: Callable[[], Turn | list[Turn]]) -> tuple[list[Turn], list[Answer]]:
+    """Make questions ready in a thread, and begin their answers, those of a question together.
+
+    If the engine refuses one of them, none goes on.
+    """
+
+    def ready() -> tuple[list[Turn], list[tuple[ServedModel, Request, Reader]]]:
+        found = ask()
+        turns = found if isinstance(found, list) else [found]
+        return turns, [(turn.model, *pair) for turn in turns for pair in turn.requests()]
+
+    turns, requests = await asyncio.to_thread(ready)
     answers: list[Answer] = []
     try:
-        for request, reader in requests:
-            answers.append(Answer(turn.model.generate(request), reader))
+        for model, request, reader in requests:
+            answers.append(Answer(model.generate(request), reader))
     except BaseException:
         for answer in answers:
             answer.cancel()
         raise
-    return answers
-
-
-async def asked(ask: Callable[[], Turn]) -> tuple[Turn, list[Answer]]:
-    """Make a question ready in a thread, and begin its answers."""
-
-    def ready() -> tuple[Turn, list[tuple[Request, Reader]]]:
-        turn = ask()
-        return turn, turn.requests()
-
-    turn, requests = await asyncio.to_thread(ready)
-    return turn, begin(turn, requests)
+    return turns, answers
 
 
 def can_fill(tokenizer: Tokenizer) -> bool:
@@ -233,11 +232,11 @@ def _without_beginning(
     messages: Sequence[Mapping[str, Any]],
 ) -> tuple[Sequence[Mapping[str, Any]], str]:
     """The messages, and the beginning of the answer if the last of them is one."""
-    last = messages[-1] if messages else {}
+    *before, last = messages
     content = last.get("content")
-    if last.get("role") == "assistant" and isinstance(content, str) and content:
-        if not last.get("tool_calls") and len(messages) > 1:
-            return messages[:-1], content
+    is_begun = last.get("role") == "assistant" and not last.get("tool_calls")
+    if before and is_begun and isinstance(content, str) and content:
+        return before, content
     return messages, ""
 
 

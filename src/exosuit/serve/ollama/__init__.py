@@ -1,0 +1,7 @@
+"""The dialect."""
+
+from fastapi import APIRouter
+
+
+def router() -> APIRouter:
+    return APIRouter()

@@ -1,0 +1,5 @@
+"""POST /v1/responses."""
+
+from fastapi import APIRouter
+
+router = APIRouter()
