@@ -369,8 +369,29 @@ def _arithmetic(operation: str, a: Value, other: Value | float) -> Value:
 def _integer(operation: str, a: Value, other: Value | int) -> Value:
     if a.type.is_float:
         raise refuse(f"{operation} of {a.type}", "this operation is for integers")
+    if current().target.is_gpu and a.dtype.bits == 8 and a.lanes % 4 == 0:
+        words = _bytes_as_words(operation, a, other)
+        if words is not None:
+            return words
     a, b = _operands(a, other)
     return Value(a.type, current().assign(f"{operation} {a.typed}, {b.ir}"))
+
+
+def _bytes_as_words(operation: str, a: Value, other: Value | int) -> Value | None:
+    """Bitwise operations and shifts on four bytes at a time; None for what needs each by itself.
+
+    GPUs have no arithmetic of bytes: left to itself LLVM would take every byte out of its word.
+    """
+    if operation in ("and", "or", "xor"):
+        b = constant_like(a, other)
+        if b.dtype.bits != 8 or b.lanes != a.lanes:
+            return None
+        words = b.view(u32)
+        return _integer(operation, a.view(u32), words).view(a.dtype)
+    if operation not in ("shl", "lshr") or not isinstance(other, int) or not 0 <= other < 8:
+        return None
+    kept = (0xFF << other) & 0xFF if operation == "shl" else 0xFF >> other
+    return (_integer(operation, a.view(u32), other) & (kept * 0x01010101)).view(a.dtype)
 
 
 def _compare(relation: str, a: Value, other: Value | float) -> Value:

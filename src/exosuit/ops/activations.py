@@ -95,7 +95,7 @@ def quantise(
             leave it alone; unused otherwise
     quants, scales, sums  as `ops.matmul` describes, for tiles of `tokens`
     """
-    for row in _source(x, rows, stride, choices):
+    for row in source_row(x, rows, stride, choices):
         tile, m = group() // tokens, group() % tokens
         blocks, subs = columns // block, block // sub
         scale = prologue.scale(row, columns)
@@ -142,7 +142,7 @@ def arrange(
 ) -> None:
     """The same without quantising: f32[token, columns] to f32[tile, columns, tokens]."""
     line = out.at(group() // tokens * (columns * tokens) + group() % tokens)
-    for row in _source(x, rows, stride, choices):
+    for row in source_row(x, rows, stride, choices):
         scale = prologue.scale(row, columns)
         whole = columns // _STEP * _STEP
         for i in loop(whole, step=_STEP):
@@ -156,7 +156,7 @@ def arrange(
             line[i * tokens] = prologue.apply(row[i], weight[i], scale)
 
 
-def _source(
+def source_row(
     x: Pointer[DType], rows: Pointer[DType], stride: int, choices: int
 ) -> Iterator[Pointer[DType]]:
     """The row that this workgroup takes; nothing where it has none."""

@@ -29,7 +29,8 @@ from exosuit.kernel import (
     vector,
     zeros,
 )
-from exosuit.ops.formats import ROWS, Format
+from exosuit.ops.blocks import ROWS
+from exosuit.ops.formats import Format
 
 _ACTIVATION_BOUND = 127
 

@@ -19,7 +19,8 @@ from exosuit.kernel import (
     u8,
     zeros,
 )
-from exosuit.ops.formats import ROWS, Format
+from exosuit.ops.blocks import ROWS, Block
+from exosuit.ops.formats import Format
 from exosuit.ops.matmul_float import FloatFormat
 
 
@@ -47,12 +48,13 @@ def embed(
     start = weights.at(panel * (blocks * format.packed_bytes))
     for b in loop(blocks):
         _embed_block(
-            start.at(b * format.packed_bytes), lane, line.at(b * format.block), format, factor
-        )
+            format.packed_block(start.at(b * format.packed_bytes)), lane,
+            line.at(b * format.block), format, factor,
+        )  # fmt: skip
 
 
 def _embed_block(
-    block: Pointer[DType], lane: Value, line: Pointer[DType], format: Format, factor: float
+    block: Block, lane: Value, line: Pointer[DType], format: Format, factor: float
 ) -> None:
     """Unpack a block for its eight rows, keep the one that is wanted."""
     subs = format.block // format.sub

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exosuit.kernel import DType, Lanes, Pointer, Value, i64, masked, sigmoid, tanh
-from exosuit.ops.formats import ROWS
+from exosuit.ops.blocks import LANE_ROWS, ROWS
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,32 @@ class Epilogue:
         results: list[Value],
         rows: int,
         stride: int,
+        lane: Value | None = None,
     ) -> None:
-        """Store f32[8] for each of the workgroup's row groups, the first of which is `first`.
+        """Store one result for each of the workgroup's panels, the first of which is `first`.
 
         Lines of the output are `stride` elements apart.
+
+        lane  on a GPU: which row of its panel a result belongs to; a result of a CPU is f32[8],
+              all rows of a panel
         """
         line = out.at(token.to(i64) * stride)
         for k, result in enumerate(results):
-            self._store_rows(line, extra, (first + k) * ROWS, result, rows)
+            self._store_rows(line, extra, first + k, result, rows, lane)
 
     def _store_rows(
-        self, line: Pointer[DType], extra: Pointer[DType], row: Value, result: Value, rows: int
+        self,
+        line: Pointer[DType],
+        extra: Pointer[DType],
+        panel: Value,
+        result: Value,
+        rows: int,
+        lane: Value | None,
     ) -> None:
-        index = Lanes(row, ROWS)
-        with masked(index < rows if rows % ROWS else None):
+        side_by_side = ROWS if lane is None else LANE_ROWS
+        first = panel * side_by_side
+        index = Lanes(first, ROWS) if lane is None else first + lane
+        with masked(index < rows if rows % side_by_side else None):
             if self.bias:
                 result = result + extra[index]
             if self.accumulate:
@@ -70,13 +82,13 @@ class GatedEpilogue(Epilogue):
         results: list[Value],
         rows: int,
         stride: int,
+        lane: Value | None = None,
     ) -> None:
         line = out.at(token.to(i64) * stride)
         gates, values = results[0::2], results[1::2]
         for k, (gate, value) in enumerate(zip(gates, values, strict=True)):
-            row = (first // 2 + k) * ROWS
             product = ACTIVATIONS[self.activation](gate) * value
-            self._store_rows(line, extra, row, product, self.width(rows))
+            self._store_rows(line, extra, first // 2 + k, product, self.width(rows), lane)
 
 
 def silu(x: Value) -> Value:

@@ -1,13 +1,15 @@
-"""How quantised weights lie in device memory, and how a kernel reads them.
+"""The storage types of quantised weights, and how a kernel reads them.
 
-Every storage type is packed the same way: eight rows of the matrix side by side, and within a block
-of the type, each unit of a field (a 4-byte group of quants, a 2-byte scale, a 1-byte sub-scale)
-stored for the eight rows in turn. So a 32-byte vector holds four consecutive elements of eight
-rows, a dot with four broadcast activations leaves one row in each lane, and nothing is ever summed
-across lanes. Packing permutes the file's bytes (for Q5_0 and Q5_1, its bits) and adds none.
+Every storage type is packed the same way (see `ops.blocks`): several rows of the matrix side by
+side, and within a block of the type, each unit of a field (a 4-byte group of quants, a 2-byte
+scale, a 1-byte sub-scale) where the rows' lanes find it. So a value holds four consecutive elements
+of each of its rows, a dot with four broadcast activations leaves one row in each lane, and nothing
+is ever summed across lanes. Packing permutes the file's bytes (for Q5_0 and Q5_1, its bits) and
+adds none.
 
 A `Format` says in the kernel language what is particular to a type: where its fields are, how its
-quants become bytes, what scales them. The matrix kernels are composed with it.
+quants become bytes, what scales them. The matrix kernels are composed with it, for eight rows at a
+time on a CPU and for a row per lane on a GPU.
 Block layouts: ggml-common.h and ggml-quants.c of llama.cpp (facts); the tests compare with ggml.
 """
 
@@ -20,36 +22,16 @@ from exosuit.kernel import (
     DType,
     Pointer,
     Value,
-    concatenate,
-    f16,
+    constant,
     f32,
     i8,
+    join,
     lookup16,
     select,
     u8,
     u32,
-    vector,
 )
-
-ROWS = 8
-"""Rows that are packed side by side."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field of a block in the file: `offset` and `size` in bytes, moved in units of `unit`.
-
-    spread  the field is 32 bits, one for each element: byte `e` of the packed dword gets the bits
-            of the elements `e`, `4 + e`, `8 + e`, ... in its bits 0, 1, 2, ...
-    """
-
-    offset: int
-    size: int
-    unit: int
-    spread: bool = False
-
-
-Fields = tuple[Field, ...]
+from exosuit.ops.blocks import ROWS, Block, Field, Fields, PackedBlock
 
 
 @dataclass(frozen=True)
@@ -103,42 +85,36 @@ class Format:
     def __repr__(self) -> str:
         return self.name
 
-    def place(self, field: int) -> int:
-        """Where a field's units begin in the packed block."""
-        return ROWS * sum(f.size for f in self.fields[:field])
+    def packed_block(self, pointer: Pointer[DType]) -> PackedBlock:
+        """Eight rows of one block, as CPUs pack them."""
+        return PackedBlock(pointer, self.fields)
 
     # In the kernel language ---------------------------------------------------------------
 
-    def factor(self, block: Pointer[DType]) -> Value:
-        """f32[8]: what a row's integer sums are multiplied with."""
-        return _half(block, 0)
+    # Rows are those of the block: eight, or one.
 
-    def minimum_factor(self, block: Pointer[DType]) -> Value:
-        """f32[8]: what the integer (or unit) minimum is multiplied with."""
-        return _half(block, self.place(1))
+    def factor(self, block: Block) -> Value:
+        """f32[rows]: what a row's integer sums are multiplied with."""
+        return block.half(0)
 
-    def sub_scales(self, block: Pointer[DType]) -> Iterator[Value]:
-        """i8[32] each: the integer scales of four sub-blocks, eight rows of each in turn."""
+    def minimum_factor(self, block: Block) -> Value:
+        """f32[rows]: what the integer (or unit) minimum is multiplied with."""
+        return block.half(1)
+
+    def sub_scales(self, block: Block) -> Iterator[Value]:
+        """i8[4 * rows] each: the integer scales of four sub-blocks, the rows of each in turn."""
         raise NotImplementedError(self.name)
 
-    def sub_minima(self, block: Pointer[DType]) -> Iterator[Value]:
-        """u8[32] each: the integer minima of four sub-blocks likewise."""
+    def sub_minima(self, block: Block) -> Iterator[Value]:
+        """u8[4 * rows] each: the integer minima of four sub-blocks likewise."""
         raise NotImplementedError(self.name)
 
-    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
-        """Groups of four elements of a chunk: (which group, their quants for eight rows).
+    def quants(self, block: Block, chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        """Groups of four elements of a chunk: (which group, their quants for all rows).
 
         Groups of one sub-block come together, sub-blocks in order; bytes are u8, or i8 if signed.
         """
         raise NotImplementedError(self.name)
-
-
-def _half(block: Pointer[DType], offset: int) -> Value:
-    return block.at(offset).view(f16).load(0, ROWS).to(f32)
-
-
-def _load(block: Pointer[DType], offset: Value | int) -> Value:
-    return block.load(offset, 4 * ROWS)
 
 
 def _nibble(x: Value, high: int) -> Value:
@@ -160,12 +136,12 @@ class Nibbles(Format):
     def has_minimum(self) -> bool:
         return self.minimum
 
-    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
-        quants = self.place(len(self.fields) - 1)
-        bits = _load(block, self.place(len(self.fields) - 2)) if self.high_bits else None
+    def quants(self, block: Block, chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        quants = len(self.fields) - 1
+        bits = block.word(quants - 1, 0) if self.high_bits else None
         for high in (0, 1):
             for k in range(4):
-                value = _nibble(_load(block, quants + 32 * k), high)
+                value = _nibble(block.word(quants, k), high)
                 group = 4 * high + k
                 if bits is not None:
                     # Bit `group` of each byte is the fifth bit; it belongs at bit 4.
@@ -181,12 +157,12 @@ class Nibbles(Format):
 class MicroscalingFloat4(Nibbles):
     """MXFP4: 4-bit floats by table, in halves; the scale is a power of two, its exponent a byte."""
 
-    def factor(self, block: Pointer[DType]) -> Value:
-        exponent = block.load(0, ROWS).to(u32)
+    def factor(self, block: Block) -> Value:
+        exponent = block.byte(0).to(u32)
         # 2**(e - 128), that is half of 2**(e - 127) because the table holds doubled values; for
         # e of 0 and 1 the result is a denormal of f32, whose bits are written out.
         normal = (exponent - 1) << 23
-        denormal = vector(u32, [0x00200000] * ROWS) << exponent
+        denormal = constant(u32, 0x00200000, block.rows) << exponent
         return select(exponent < 2, denormal, normal).view(f32)
 
 
@@ -194,9 +170,9 @@ class MicroscalingFloat4(Nibbles):
 class Bytes(Format):
     """Q8_0: signed bytes."""
 
-    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
+    def quants(self, block: Block, chunk: Value | int) -> Iterator[tuple[int, Value]]:
         for group in range(8):
-            yield group, _load(block, self.place(1) + 32 * group).view(i8)
+            yield group, block.word(1, group).view(i8)
 
 
 # Blocks of 256 with integer scales of sub-blocks ----------------------------------------------
@@ -212,27 +188,26 @@ class KNibbles(Format):
     def has_minimum(self) -> bool:
         return True
 
-    def sub_scales(self, block: Pointer[DType]) -> Iterator[Value]:
+    def sub_scales(self, block: Block) -> Iterator[Value]:
         first, _, rest = self._scale_bytes(block)
         yield (first & 63).view(i8)
         yield ((rest & 15) | ((first >> 6) << 4)).view(i8)
 
-    def sub_minima(self, block: Pointer[DType]) -> Iterator[Value]:
+    def sub_minima(self, block: Block) -> Iterator[Value]:
         _, first, rest = self._scale_bytes(block)
         yield first & 63
         yield (rest >> 4) | ((first >> 6) << 4)
 
-    def _scale_bytes(self, block: Pointer[DType]) -> tuple[Value, Value, Value]:
-        place = self.place(2)
-        return _load(block, place), _load(block, place + 32), _load(block, place + 64)
+    def _scale_bytes(self, block: Block) -> tuple[Value, Value, Value]:
+        return block.four(2, 0), block.four(2, 1), block.four(2, 2)
 
-    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
-        quants = block.at(chunk * 256).at(self.place(len(self.fields) - 1))
+    def quants(self, block: Block, chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        quants, field = block.skip(chunk * 8), len(self.fields) - 1
         for high in (0, 1):
             for k in range(8):
-                value = _nibble(_load(quants, 32 * k), high)
+                value = _nibble(quants.word(field, k), high)
                 if self.high_bits:
-                    bits = _load(block, self.place(3) + 32 * k).view(u32)
+                    bits = block.word(3, k).view(u32)
                     value = value | (((bits >> (chunk * 2 + high)).view(u8) & 1) << 4)
                 yield 8 * high + k, value
 
@@ -246,18 +221,17 @@ class Q6K(Format):
         # Measured on Zen 4, one thread: 21 GB/s without, 29 with; nearer is worse than none.
         return 9216
 
-    def sub_scales(self, block: Pointer[DType]) -> Iterator[Value]:
+    def sub_scales(self, block: Block) -> Iterator[Value]:
         for four in range(4):
-            yield _load(block, self.place(1) + 32 * four).view(i8)
+            yield block.four(1, four).view(i8)
 
-    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
+    def quants(self, block: Block, chunk: Value | int) -> Iterator[tuple[int, Value]]:
         # Low and high bits of a half lie together: memory is then read in one direction.
-        half = block.at(chunk * 768)
-        low, high = half.at(self.place(2)), half.at(self.place(3))
+        half = block.skip(chunk * 24)
         for part in range(4):
             for k in range(8):
-                value = _nibble(_load(low, 32 * (k + 8 * (part & 1))), part >> 1)
-                bits = _load(high, 32 * k)
+                value = _nibble(half.word(2, k + 8 * (part & 1)), part >> 1)
+                bits = half.word(3, k)
                 shifted = bits << (4 - 2 * part) if part < 2 else bits >> (2 * part - 4)
                 yield 8 * part + k, value | (shifted & 0x30)
 
@@ -270,38 +244,37 @@ class Q2K(Format):
     def has_minimum(self) -> bool:
         return True
 
-    def sub_scales(self, block: Pointer[DType]) -> Iterator[Value]:
+    def sub_scales(self, block: Block) -> Iterator[Value]:
         for four in range(4):
-            yield (_load(block, self.place(2) + 32 * four) & 15).view(i8)
+            yield (block.four(2, four) & 15).view(i8)
 
-    def sub_minima(self, block: Pointer[DType]) -> Iterator[Value]:
+    def sub_minima(self, block: Block) -> Iterator[Value]:
         for four in range(4):
-            yield _load(block, self.place(2) + 32 * four) >> 4
+            yield block.four(2, four) >> 4
 
-    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
-        quants = block.at(chunk * 256).at(self.place(3))
+    def quants(self, block: Block, chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        quants = block.skip(chunk * 8)
         for part in range(4):
             for k in range(8):
-                yield 8 * part + k, (_load(quants, 32 * k) >> (2 * part)) & 3
+                yield 8 * part + k, (quants.word(3, k) >> (2 * part)) & 3
 
 
 @dataclass(frozen=True, repr=False)
 class Q3K(Format):
     """Q3_K: sub-blocks of 16 with 6-bit signed scales; the third bit of a quant lies apart."""
 
-    def sub_scales(self, block: Pointer[DType]) -> Iterator[Value]:
-        place = self.place(1)
-        high = _load(block, place + 64)
+    def sub_scales(self, block: Block) -> Iterator[Value]:
+        high = block.four(1, 2)
         for four in range(4):
-            low = _nibble(_load(block, place + 32 * (four & 1)), four >> 1)
+            low = _nibble(block.four(1, four & 1), four >> 1)
             yield ((low | (((high >> (2 * four)) & 3) << 4)) - 32).view(i8)
 
-    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
-        quants = block.at(chunk * 256).at(self.place(3))
+    def quants(self, block: Block, chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        quants = block.skip(chunk * 8)
         for part in range(4):
             for k in range(8):
-                value = (_load(quants, 32 * k) >> (2 * part)) & 3
-                bits = _load(block, self.place(2) + 32 * k).view(u32)
+                value = (quants.word(3, k) >> (2 * part)) & 3
+                bits = block.word(2, k).view(u32)
                 third = (bits >> (chunk * 4 + part)).view(u8) & 1
                 yield 8 * part + k, value | (third << 2)
 
@@ -312,22 +285,20 @@ class Iq4Xs(Format):
 
     table: tuple[int, ...] = ()
 
-    def sub_scales(self, block: Pointer[DType]) -> Iterator[Value]:
-        high, low = block.at(self.place(1)), block.at(self.place(2))
+    def sub_scales(self, block: Block) -> Iterator[Value]:
         for four in (0, 1):
-            eights: list[Value] = []
+            scales: list[Value] = []
             for sub in range(4 * four, 4 * four + 4):
-                nibble = _nibble(low.load(ROWS * (sub // 2), ROWS), sub % 2)
-                two = (high.load(ROWS * four, ROWS) >> (2 * (sub % 4))) & 3
-                eights.append((nibble | (two << 4)) - 32)
-            left, right = concatenate(*eights[:2]), concatenate(*eights[2:])
-            yield concatenate(left, right).view(i8)
+                nibble = _nibble(block.byte(2, sub // 2), sub % 2)
+                two = (block.byte(1, four) >> (2 * (sub % 4))) & 3
+                scales.append((nibble | (two << 4)) - 32)
+            yield join(*scales).view(i8)
 
-    def quants(self, block: Pointer[DType], chunk: Value | int) -> Iterator[tuple[int, Value]]:
-        quants = block.at(chunk * 128).at(self.place(3))
+    def quants(self, block: Block, chunk: Value | int) -> Iterator[tuple[int, Value]]:
+        quants = block.skip(chunk * 4)
         for high in (0, 1):
             for k in range(4):
-                index = _nibble(_load(quants, 32 * k), high)
+                index = _nibble(quants.word(3, k), high)
                 yield 4 * high + k, lookup16(list(self.table), index)
 
 

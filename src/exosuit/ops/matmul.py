@@ -43,9 +43,10 @@ from exosuit.kernel import (
     when,
     zeros,
 )
+from exosuit.ops.blocks import ROWS, Block
 from exosuit.ops.dots import Sum, dots_for
 from exosuit.ops.epilogues import Epilogue
-from exosuit.ops.formats import ROWS, Format
+from exosuit.ops.formats import Format
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _multiply_panel(
         for line in range(0, format.packed_bytes if tile.ahead else 0, 64):
             prefetch(place, tile.ahead + line, tile.keep)
         block_parts = _scaled_block if format.has_sub_scales else _plain_block
-        parts = block_parts(place, activation.of_block(b), format)
+        parts = block_parts(format.packed_block(place), activation.of_block(b), format)
         for total, (whole, factor, constant) in zip(totals, parts, strict=True):
             product = fma(whole, factor, total.value)
             total.value = product if constant is None else product + constant
@@ -249,7 +250,7 @@ Part = tuple[Value, Value, Value | None]
 """For one token: the integer dot as f32, its factor, a constant to add; f32[8] each."""
 
 
-def _plain_block(block: Pointer[DType], here: _Activation, format: Format) -> list[Part]:
+def _plain_block(block: Block, here: _Activation, format: Format) -> list[Part]:
     """A block whose only scale is the row's factor."""
     dots = dots_for(format, target())
     sums = [Sum(dots, None, None) for _ in range(here.tokens)]
@@ -271,7 +272,7 @@ def _plain_block(block: Pointer[DType], here: _Activation, format: Format) -> li
     return parts
 
 
-def _scaled_block(block: Pointer[DType], here: _Activation, format: Format) -> list[Part]:
+def _scaled_block(block: Block, here: _Activation, format: Format) -> list[Part]:
     """A block whose sub-blocks have integer scales (and minima): integers up to its end."""
     dots = dots_for(format, target())
     scales = list(format.sub_scales(block))

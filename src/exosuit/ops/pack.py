@@ -27,7 +27,7 @@ from exosuit.kernel import (
     u16,
     u32,
 )
-from exosuit.ops.formats import ROWS, Field, Fields
+from exosuit.ops.blocks import ROWS, Field, Fields
 
 _UNITS = {1: u8, 2: u16, 4: u32}
 
