@@ -47,7 +47,7 @@ class Catalogue:
 
     def find(self, name: str) -> ModelInfo:
         """The model of a name, "name" or "name:latest"; ModelNotFound with the nearest."""
-        plain = name.strip().removesuffix(":latest")
+        plain = name.removesuffix(":latest")
         if self._own is not None and plain == self.name_of(self._own):
             return self._outside(self._own)
         for candidate in (plain, plain.replace(":", "-")):

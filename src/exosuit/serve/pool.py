@@ -100,6 +100,9 @@ class Pool:
         self.hold(held)
         try:
             await asyncio.shield(held.worker.ready)
+        except ExosuitError:  # it could not be loaded
+            self._forget(held)
+            raise
         except BaseException:
             self.release(held)
             raise
@@ -176,17 +179,12 @@ class Pool:
                     },
                 )
 
-        def closed(_: asyncio.Future[None]) -> None:
-            self._all.discard(held)
-            if self._models.get(info.name) is held:
-                del self._models[info.name]
-
         held.worker = Worker(
             info.name, place, self._metrics, loop, self.policy.most_waiting,
             leave=lambda: self.release(held),
         )  # fmt: skip
         held.worker.ready.add_done_callback(loaded)
-        held.worker.closed.add_done_callback(closed)
+        held.worker.closed.add_done_callback(lambda _: self._forget(held))
         self._models[info.name] = held
         self._all.add(held)
         return held
@@ -201,6 +199,11 @@ class Pool:
             held.timer = None
         if not held.holders:
             held.worker.close()
+
+    def _forget(self, held: Held) -> None:
+        self._all.discard(held)
+        if self._models.get(held.info.name) is held:
+            del self._models[held.info.name]
 
     def _describe(self, held: Held) -> LoadedInfo:
         worker, info = held.worker, held.info
