@@ -93,6 +93,11 @@ def barrier() -> None:
     lowering().barrier()
 
 
+def wave_barrier() -> None:
+    """Every lane of the wave arrives, and what they wrote to shared memory is agreed on."""
+    lowering().wave_barrier()
+
+
 def group_sum(x: Value) -> Value:
     """The sum over all lanes of the workgroup, in every lane as a scalar."""
     return lowering().group_reduce("add", x)
@@ -175,5 +180,6 @@ def _check_atomic(word: str, pointer: Pointer[DType], value: Value) -> None:
 __all__ = [
     "atomic_add", "atomic_compare_exchange", "atomic_exchange", "atomic_max", "atomic_min",
     "barrier", "deal", "each", "group", "group_max", "group_min", "group_sum", "lane", "leader",
-    "shared", "shuffle_xor", "wave", "wave_lane", "wave_reduce",
+    "shared", "shuffle_xor", "wave", "wave_barrier",
+    "wave_lane", "wave_reduce",
 ]  # fmt: skip

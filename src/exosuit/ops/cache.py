@@ -41,7 +41,7 @@ PAGE = 64
 LANES = 8
 """Elements of the vectors in which the cache is written and read."""
 
-_LARGEST_F16 = 65504.0
+LARGEST_F16 = 65504.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class CacheFormat:
             peak = absolute(members[0])
             for part in members[1:]:
                 peak = maximum(peak, absolute(part))
-            largest = minimum(peak.reduce("max"), _LARGEST_F16)
+            largest = minimum(peak.reduce("max"), LARGEST_F16)
             scales.append((largest * (1 / 127)).to(f16))
             inverse = select(largest > 0.0, constant(f32, 127.0) / largest, 0.0)
             for part in members:
@@ -202,4 +202,4 @@ class CacheFormat:
 
 
 def _finite(x: Value) -> Value:
-    return minimum(maximum(x, -_LARGEST_F16), _LARGEST_F16)
+    return minimum(maximum(x, -LARGEST_F16), LARGEST_F16)

@@ -66,6 +66,14 @@ class AmdGpu(Gpu):
         builder.call("void", "llvm.amdgcn.s.barrier")
         builder.emit(f'fence syncscope("workgroup") acquire, !mmra {local}')
 
+    def wave_barrier(self) -> None:
+        # Lanes run in lockstep and workgroup memory answers in order: this only holds LLVM back.
+        builder = current()
+        local = builder.node('!{!"amdgpu-synchronize-as", !"local"}')
+        builder.emit(f'fence syncscope("wavefront") release, !mmra {local}')
+        builder.call("void", "llvm.amdgcn.wave.barrier")
+        builder.emit(f'fence syncscope("wavefront") acquire, !mmra {local}')
+
     def shuffle_word(self, x: Value, mask: int) -> Value:
         if mask < 16:
             operands = [("i32", "poison"), ("i32", x.ir)]

@@ -58,6 +58,9 @@ class Lowering(ABC):
     def barrier(self) -> None: ...
 
     @abstractmethod
+    def wave_barrier(self) -> None: ...
+
+    @abstractmethod
     def wave_reduce(self, operation: str, x: Value) -> Value: ...
 
     @abstractmethod

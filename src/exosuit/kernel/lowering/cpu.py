@@ -85,6 +85,9 @@ class Cpu(Lowering):
     def barrier(self) -> None:
         """One thread runs the whole workgroup in order, so there is nobody to wait for."""
 
+    def wave_barrier(self) -> None:
+        """Nor within its one wave."""
+
     def wave_reduce(self, operation: str, x: Value) -> Value:
         return x.reduce(operation)
 

@@ -37,6 +37,9 @@ class Nvptx(Gpu):
     def barrier(self) -> None:
         current().call("void", "llvm.nvvm.barrier.cta.sync.aligned.all", ("i32", "0"))
 
+    def wave_barrier(self) -> None:
+        current().call("void", "llvm.nvvm.bar.warp.sync", _ALL)
+
     def shuffle_word(self, x: Value, mask: int) -> Value:
         operands = (_ALL, ("i32", x.ir), ("i32", str(mask)), ("i32", "31"))
         return Value(x.type, current().call("i32", "llvm.nvvm.shfl.sync.bfly.i32", *operands))
