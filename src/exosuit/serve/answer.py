@@ -7,10 +7,11 @@ answers to one question. Text is never lost: what looks like a mark and is none 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 from exosuit.engine.batch import Sampled
 from exosuit.engine.request import Event, Generation
@@ -159,6 +160,14 @@ class Call:
     name: str
     arguments: str = ""
     id: str | None = None
+
+    def as_object(self) -> dict[str, Any] | None:
+        """The arguments as an object; None if they are none, which a free model may write."""
+        try:
+            found = json.loads(self.arguments or "{}")
+        except (ValueError, RecursionError):
+            return None
+        return cast("dict[str, Any]", found) if isinstance(found, dict) else None
 
 
 async def merged(answers: Sequence[Answer]) -> AsyncGenerator[tuple[int, Delta]]:

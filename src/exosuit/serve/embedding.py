@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,11 +21,12 @@ from exosuit.serve.service import ServedModel
 
 @dataclass(frozen=True)
 class Embedded:
-    """`vectors` [inputs, dimensions] of length 1; `tokens` of all inputs together."""
+    """`vectors` [inputs, dimensions] of length 1; `tokens` of all inputs; `load_s` of the model."""
 
     model: str
     vectors: NDArray[np.float32]
     tokens: int
+    load_s: float
 
 
 async def embedded(
@@ -42,13 +44,16 @@ async def embedded(
     """
     seconds = None if keep_alive is None else keep_alive_s(keep_alive)
 
+    began = time.monotonic()
+
     async def work() -> Embedded:
         async with await service_of(request).open(name, keep_alive_s=seconds) as model:
+            load_s = time.monotonic() - began
             tokens = await asyncio.to_thread(_tokens, model, inputs, truncate)
             vectors = await model.embed(tokens) if tokens else np.zeros((0, 0), np.float32)
             if dimensions is not None and tokens:
                 vectors = _shortened(vectors, dimensions)
-            return Embedded(model.info.name, vectors, sum(map(len, tokens)))
+            return Embedded(model.info.name, vectors, sum(map(len, tokens)), load_s)
 
     return await attended(request, work())
 
@@ -88,4 +93,4 @@ def _shortened(vectors: NDArray[np.float32], dimensions: int) -> NDArray[np.floa
         )
     cut = vectors[:, :dimensions]
     lengths = np.linalg.norm(cut, axis=1, keepdims=True)
-    return cut / np.where(lengths > 0, lengths, np.float32(1))
+    return (cut / np.where(lengths > 0, lengths, 1)).astype(np.float32)

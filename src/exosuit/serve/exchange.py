@@ -6,6 +6,7 @@ it ends (done, refused, left by the client), the answers stop and the model is r
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Self
 
@@ -29,7 +30,10 @@ def request_id_of(request: Request) -> str:
 
 
 class Exchange:
-    """Live; belongs to one request. `close` may be called more than once."""
+    """Live; belongs to one request. `close` may be called more than once.
+
+    load_s  how long it took until the model was there
+    """
 
     def __init__(
         self, request: Request, model: ServedModel, turns: list[Turn], answers: list[Answer]
@@ -38,7 +42,9 @@ class Exchange:
         self.model = model
         self.turns = turns
         self.answers = answers
+        self.load_s = 0.0
         self._request = request
+        self._began = time.monotonic()
 
     @classmethod
     async def begin(
@@ -57,14 +63,19 @@ class Exchange:
         """
         seconds = None if keep_alive is None else keep_alive_s(keep_alive)
 
+        began = time.monotonic()
+
         async def begun() -> Self:
             model = await service_of(request).open(name, keep_alive_s=seconds, context=context)
+            loaded = time.monotonic()
             try:
                 turns, answers = await asked(lambda: ask(model))
             except BaseException:
                 model.release()
                 raise
-            return cls(request, model, turns, answers)
+            exchange = cls(request, model, turns, answers)
+            exchange.load_s, exchange._began = loaded - began, began
+            return exchange
 
         return await attended(request, begun())
 
@@ -98,6 +109,10 @@ class Exchange:
         for answer in self.answers:
             answer.cancel()
         self.model.release()
+
+    def elapsed_s(self) -> float:
+        """Since the request was read."""
+        return time.monotonic() - self._began
 
     # What the answers took ----------------------------------------------------------------
 

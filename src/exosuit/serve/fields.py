@@ -12,6 +12,7 @@ MOST_MESSAGES = 4096
 MOST_TOOLS = 512
 MOST_ANSWERS = 16
 MOST_TOP_LOGPROBS = 20
+MOST_PENALISED = 4096
 
 
 class Closed(BaseModel):
@@ -47,6 +48,13 @@ Name = Annotated[str, Field(min_length=1, max_length=128)]
 def seed_of(seed: int | None) -> int:
     """The engine's seed; a new one where none is given."""
     return secrets.randbits(32) if seed is None or seed == -1 else seed % 2**32
+
+
+def last_n_of(given: int | None, usual: int) -> tuple[int, bool]:
+    """How many tokens the penalties look at (-1: as many as they can), and whether at any."""
+    if given is None:
+        return usual, True
+    return (MOST_PENALISED if given < 0 else max(1, min(given, MOST_PENALISED))), given != 0
 
 
 def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:

@@ -1,7 +1,16 @@
-"""The dialect."""
+"""Ollama's dialect: chat, generate, embeddings, and the models of the store.
+
+Source: Ollama's docs/api.md and api/types.go. Unknown fields are ignored, as Ollama does.
+"""
 
 from fastapi import APIRouter
 
+from exosuit.serve.ollama import chat, embed, generate, library
+
 
 def router() -> APIRouter:
-    return APIRouter()
+    """Everything under /api."""
+    whole = APIRouter(tags=["Ollama"])
+    for room in (chat, generate, embed, library):
+        whole.include_router(room.router)
+    return whole

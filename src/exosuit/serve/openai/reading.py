@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from exosuit.engine.batch import Sampling
 from exosuit.serve.constrain import ANY_OBJECT, Form
-from exosuit.serve.fields import arguments_of, seed_of, stops_of
+from exosuit.serve.fields import arguments_of, last_n_of, seed_of, stops_of
 from exosuit.serve.openai.requests import (
     ChatRequest,
     Common,
@@ -140,17 +140,17 @@ def choice_of(choice: str | NamedChoice | None) -> Choice:
 def wishes_of(body: Common, top_logprobs: int = 0, max_tokens: int | None = None) -> Wishes:
     """How the answer is made. Defaults are the engine's, which are llama.cpp's."""
     usual = Sampling()
+    last_n, is_counted = last_n_of(body.repeat_last_n, usual.last_n)
+    repetition = _given(body.repetition_penalty, _given(body.repeat_penalty, 1.0))
     sampling = Sampling(
         temperature=_given(body.temperature, usual.temperature),
         top_k=max(0, _given(body.top_k, usual.top_k)),
         top_p=_given(body.top_p, usual.top_p),
         min_p=_given(body.min_p, usual.min_p),
-        repetition_penalty=_given(
-            body.repetition_penalty, _given(body.repeat_penalty, usual.repetition_penalty)
-        ),
-        presence_penalty=_given(body.presence_penalty, 0.0),
-        frequency_penalty=_given(body.frequency_penalty, 0.0),
-        last_n=_last_n(body.repeat_last_n, usual.last_n),
+        repetition_penalty=repetition if is_counted else 1.0,
+        presence_penalty=_given(body.presence_penalty, 0.0) if is_counted else 0.0,
+        frequency_penalty=_given(body.frequency_penalty, 0.0) if is_counted else 0.0,
+        last_n=last_n,
         seed=seed_of(body.seed),
         logit_bias=_biases(body.logit_bias or {}),
         top_logprobs=top_logprobs,
@@ -212,11 +212,6 @@ def schema_form(schema: dict[str, Any]) -> Form:
 
 def _given(value: T | None, usual: T) -> T:
     return usual if value is None else value
-
-
-def _last_n(given: int | None, usual: int) -> int:
-    """-1 and anything larger than the engine counts is as much as it counts; 0 is none."""
-    return usual if given is None else 4096 if given < 0 else max(1, given)
 
 
 def _biases(given: dict[str, float]) -> dict[int, float]:
