@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import math
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from numpy.typing import NDArray
 
 from exosuit.models.gguf import GgufFile
+from exosuit.models.gguf_header import Value
 from exosuit.serve.exchange import request_id_of, service_of
 from exosuit.serve.facts import LoadedInfo, ModelInfo
 from exosuit.serve.fields import Told
@@ -225,9 +225,9 @@ def _metadata(info: ModelInfo, verbose: bool) -> dict[str, Any]:
         return {"general.parameter_count": info.parameters} | told
 
 
-def _plain(value: Any, verbose: bool) -> Any:
+def _plain(value: Value, verbose: bool) -> Any:
     if isinstance(value, np.ndarray):
-        value = cast("NDArray[Any]", value).tolist()
-    is_left_out = isinstance(value, list) and not verbose
-    is_unspeakable = isinstance(value, float) and not math.isfinite(value)
-    return None if is_left_out or is_unspeakable else value
+        return value.tolist() if verbose else None
+    if isinstance(value, list):
+        return value if verbose else None
+    return None if isinstance(value, float) and not math.isfinite(value) else value

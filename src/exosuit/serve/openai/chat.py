@@ -148,7 +148,9 @@ class _Said:
         try:
             async for number, delta in deltas:
                 thought += len(delta.tokens) if delta.thoughts else 0
-                yield self._chunk(number, _news(delta), delta)
+                news = _news(delta)
+                if news or self._body.logprobs:
+                    yield self._chunk(number, news, delta)
                 if delta.finish is not None:
                     yield self._chunk(number, {}, finish=delta.finish)
         finally:

@@ -144,7 +144,8 @@ class _Said:
                 if self._body.logprobs is not None and delta.tokens:
                     logprobs = text_logprobs(self._tokenizer, delta.tokens, starts[number])
                     starts[number] += sum(map(len, logprobs.tokens))
-                yield self._chunk(number, delta.content, logprobs, delta.finish)
+                if delta.content or logprobs or delta.finish:
+                    yield self._chunk(number, delta.content, logprobs, delta.finish)
         finally:
             await deltas.aclose()
         if self._body.stream_options and self._body.stream_options.include_usage:
