@@ -1,0 +1,1 @@
+"""RDNA3 (gfx11) machine code: encodings, operand codes, and the numbers of the opcodes."""
