@@ -25,6 +25,7 @@ class Settings:
     home: str = _setting("EXOSUIT_HOME", "", "one folder for models, caches and state")
     device: str = _setting("EXOSUIT_DEVICE", "auto", "the device that commands use")
     threads: str = _setting("EXOSUIT_THREADS", "", "worker threads of the cpu device")
+    api_key: str = _setting("EXOSUIT_API_KEY", "", "what clients of the server must show")
     cpu_features: str = _setting(
         "EXOSUIT_CPU", "", "pretend to be this x86 level: avx2, avx512, avx512vnni (for comparison)"
     )

@@ -38,15 +38,15 @@ def register(subparsers: Subparsers[Any]) -> None:
         "prompt", nargs="?", metavar="PROMPT", help="- or a pipe: read from standard input"
     )
     parser.add_argument("--device", metavar="NAME", help="see  exosuit list")
-    parser.add_argument("--threads", type=_whole(1), metavar="N", help="of the cpu device")
-    parser.add_argument("--context", type=_whole(1), metavar="N", help="tokens of the whole chat")
-    parser.add_argument("--max-tokens", type=_whole(1), metavar="N", help="tokens of an answer")
+    parser.add_argument("--threads", type=whole(1), metavar="N", help="of the cpu device")
+    parser.add_argument("--context", type=whole(1), metavar="N", help="tokens of the whole chat")
+    parser.add_argument("--max-tokens", type=whole(1), metavar="N", help="tokens of an answer")
     parser.add_argument(
         "--temperature", type=_real(0), default=0.8, metavar="T",
         help="how freely to choose: 0 takes the likeliest token (default: 0.8)",
     )  # fmt: skip
     parser.add_argument(
-        "--top-k", type=_whole(0), default=40, metavar="N",
+        "--top-k", type=whole(0), default=40, metavar="N",
         help="of the N likeliest tokens; 0 of all (default: 40)",
     )  # fmt: skip
     parser.add_argument(
@@ -58,7 +58,7 @@ def register(subparsers: Subparsers[Any]) -> None:
         help="of those with this share of the likeliest one's probability (default: 0.05)",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", type=_whole(0), metavar="N", help="the same again (default: another every time)"
+        "--seed", type=whole(0), metavar="N", help="the same again (default: another every time)"
     )
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end before it; may repeat"
@@ -328,7 +328,7 @@ def _rate(tokens_per_second: float | None) -> str:
 # Numbers on the command line --------------------------------------------------------------
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def whole(least: int) -> Callable[[str], int]:
     def convert(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) < 2**63:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number of {least} or more")
