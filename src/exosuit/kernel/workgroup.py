@@ -27,6 +27,12 @@ def lane() -> Value:
     return lowering().lane()
 
 
+def group_lanes() -> int:
+    """Lanes of the workgroup, known while compiling; on a CPU those of its one vector."""
+    builder = current()
+    return builder.group_size if builder.target.is_gpu else builder.target.lanes
+
+
 def wave() -> Value:
     """Which wave of the workgroup this lane is in, i32, the same in all its lanes; 0 on a CPU."""
     return lowering().wave()
@@ -88,9 +94,12 @@ def shared(dtype: DTypeClass, count: int) -> Pointer[DType]:
     return lowering().shared(dtype, count)
 
 
-def barrier() -> None:
-    """Every lane of the workgroup arrives before any goes on; shared memory is then agreed on."""
-    lowering().barrier()
+def barrier(memory: bool = False) -> None:
+    """Every lane of the workgroup arrives before any goes on; shared memory is then agreed on.
+
+    memory  and so is what they wrote to the device's memory
+    """
+    lowering().barrier(memory)
 
 
 def wave_barrier() -> None:
@@ -179,7 +188,6 @@ def _check_atomic(word: str, pointer: Pointer[DType], value: Value) -> None:
 
 __all__ = [
     "atomic_add", "atomic_compare_exchange", "atomic_exchange", "atomic_max", "atomic_min",
-    "barrier", "deal", "each", "group", "group_max", "group_min", "group_sum", "lane", "leader",
-    "shared", "shuffle_xor", "wave", "wave_barrier",
-    "wave_lane", "wave_reduce",
+    "barrier", "deal", "each", "group", "group_lanes", "group_max", "group_min", "group_sum",
+    "lane", "leader", "shared", "shuffle_xor", "wave", "wave_barrier", "wave_lane", "wave_reduce",
 ]  # fmt: skip

@@ -7,7 +7,8 @@ bits of the number; the tokens near the top are first copied into a short list, 
 is cheap. Tokens that tie with the last one left all stay.
 
 What differs from request to request is in memory (`SAMPLER`, one record per row), so that a graph
-is recorded once. Written for CPUs, whose vectors are explicit here.
+is recorded once. Passes over a row go by vectors on a CPU and by lanes on a GPU; what depends on
+the tokens' order, the list and the draw, is another matter there (`ops.gpu.drawing`).
 """
 
 from __future__ import annotations
@@ -26,18 +27,24 @@ from exosuit.kernel import (
     Pointer,
     Value,
     Variable,
+    barrier,
     constant,
+    deal,
     each,
     exp,
     f32,
     group,
+    group_max,
+    group_sum,
     i32,
     i64,
     kernel,
+    leader,
     loop,
     maximum,
     select,
     shared,
+    target,
     u16,
     u32,
     u64,
@@ -47,6 +54,7 @@ from exosuit.kernel import (
 )
 from exosuit.ops.argmax import best_of
 from exosuit.ops.bits import bisect, log, uniform, uniform_reference
+from exosuit.ops.gpu.drawing import draw_in_order, list_above
 
 SAMPLER = np.dtype(
     [
@@ -114,7 +122,7 @@ def padded(vocabulary: int) -> int:
     return -(-vocabulary // LANES) * LANES
 
 
-@kernel
+@kernel(group_size=1024)
 def sample(
     logits: In[f32],
     samplers: In[u32],
@@ -149,28 +157,32 @@ def sample(
         values = work.at(row.to(i64) * (2 * size))
         scene = _Row(values, values.at(size), size)
         scene.copy(line, vocabulary)
+        barrier(memory=True)
         raw_top = scene.top()
         raw_mass = scene.mass_above(raw_top)
-        for k in loop(biases):
+        for k in deal(biases):
             token = bias_tokens[row * biases + k]
             with when(token >= 0):
                 biased = values[token] + bias_values[row * biases + k]
                 values[token] = maximum(biased, _LOWEST)
+        barrier(memory=True)
         seen = counts.at(options.slot.to(i64) * vocabulary)
         with when(options.penalised.ne(0)):
             scene.penalise(seen, options, vocabulary)
+            barrier(memory=True)
         top, likeliest = best_of(values, size)
         token = variable(likeliest)
         with when((options.inverse_temperature > 0.0) & options.top_k.ne(1)):
             chance = uniform(options.seed, positions[row])
             _choose(scene, top, options, chance, token)
-        ids[row] = token.value
-        tokens[row] = token.value
-        log_probabilities[row] = line[token.value] - raw_top - log(raw_mass)
-        with when(options.count.ne(0)):
-            before = seen[token.value]
-            seen[token.value] = before + select(before < 0xFFFF, constant(u16, 1), 0)
-        positions[row] = positions[row] + 1
+        with leader():
+            ids[row] = token.value
+            tokens[row] = token.value
+            log_probabilities[row] = line[token.value] - raw_top - log(raw_mass)
+            with when(options.count.ne(0)):
+                before = seen[token.value]
+                seen[token.value] = before + select(before < 0xFFFF, constant(u16, 1), 0)
+            positions[row] = positions[row] + 1
 
 
 class _Options:
@@ -211,11 +223,11 @@ class _Row:
     def copy(self, line: Pointer[DType], count: int) -> None:
         """Take `count` logits; NaN and minus infinity become very small, as does the padding."""
         assert isinstance(self.size, int), "the whole vocabulary"
-        if self.size > count:
-            self.values.store(constant(f32, _LOWEST, LANES), self.size - LANES)
         for i in each(count):
             value = line[i]
             self.values[i] = select(value > _LOWEST, value, _LOWEST)
+        for i in each(self.size - count):
+            self.values[i + count] = constant(f32, _LOWEST, target().lanes)
 
     def penalise(self, seen: Pointer[DType], options: _Options, count: int) -> None:
         for i in each(count):
@@ -226,40 +238,40 @@ class _Row:
             self.values[i] = maximum(select(occurred, harsher, value), _LOWEST)
 
     def vectors(self) -> Iterator[Value]:
-        """Places of the vectors."""
-        return loop(self.size, step=LANES)
+        """Places of the vectors; on a GPU of the elements of this lane."""
+        return each(self.size) if target().is_gpu else loop(self.size, step=LANES)
 
     def top(self) -> Value:
-        best = variable(constant(f32, _LOWEST, LANES))
+        best = variable(constant(f32, _LOWEST, target().lanes))
         for i in self.vectors():
-            best.value = maximum(best.value, self.values.load(i, LANES))
-        return best.value.reduce("max")
+            best.value = maximum(best.value, self.values.load(i, target().lanes))
+        return group_max(best.value)
 
     def mass_above(self, top: Value) -> Value:
         """The sum of exp(logit - top)."""
-        total = variable(zeros(f32, LANES))
+        total = variable(zeros(f32, target().lanes))
         for i in self.vectors():
-            total.value += exp(self.values.load(i, LANES) - top)
-        return total.value.reduce("add")
+            total.value += exp(self.values.load(i, target().lanes) - top)
+        return group_sum(total.value)
 
     def weigh(self, top: Value) -> None:
         for i in self.vectors():
-            self.weights.store(exp(self.values.load(i, LANES) - top), i)
+            self.weights.store(exp(self.values.load(i, target().lanes) - top), i)
 
     def count(self, cut: Value) -> Value:
         """How many reach the cut."""
-        total = variable(zeros(i32, LANES))
+        total = variable(zeros(i32, target().lanes))
         for i in self.vectors():
-            total.value += (self.values.load(i, LANES) >= cut).to(i32)
-        return total.value.reduce("add")
+            total.value += (self.values.load(i, target().lanes) >= cut).to(i32)
+        return group_sum(total.value)
 
     def mass(self, cut: Value) -> Value:
         """The weight of those that reach the cut."""
-        total = variable(zeros(f32, LANES))
+        total = variable(zeros(f32, target().lanes))
         for i in self.vectors():
-            reached = self.values.load(i, LANES) >= cut
-            total.value += select(reached, self.weights.load(i, LANES), 0.0)
-        return total.value.reduce("add")
+            reached = self.values.load(i, target().lanes) >= cut
+            total.value += select(reached, self.weights.load(i, target().lanes), 0.0)
+        return group_sum(total.value)
 
 
 def _choose(row: _Row, top: Value, options: _Options, draw: Value, token: Variable) -> None:
@@ -316,17 +328,20 @@ def _depth(
 
 def _mass_of_few(row: _Row, top: Value, floor: Value) -> Value:
     """The weight of those above the floor, where they are so few that most vectors hold none."""
-    total = variable(zeros(f32, LANES))
+    total = variable(zeros(f32, target().lanes))
     for i in row.vectors():
-        value = row.values.load(i, LANES)
+        value = row.values.load(i, target().lanes)
         with when((value >= floor).to(i32).reduce("max").ne(0)):
             total.value += select(value >= floor, exp(value - top), 0.0)
-    return total.value.reduce("add")
+    return group_sum(total.value)
 
 
 def _copy_above(row: _Row, floor: Value, members: Pointer[DType]) -> _Row:
     """The tokens above the floor, at most `_LIST`, as a row of their own, and their ids."""
     values, weights = shared(f32, _LIST + LANES), shared(f32, _LIST + LANES)
+    if target().is_gpu:
+        assert isinstance(row.size, int), "the whole vocabulary"
+        return _Row(values, weights, list_above(row.values, row.size, floor, values, members))
     end = variable(constant(i32, 0))
     for i in row.vectors():
         value = row.values.load(i, LANES)
@@ -371,8 +386,13 @@ def _draw(
     """Set `token` to one that reaches the cut, with probability as its weight at temperature."""
 
     def chance(place: Value) -> Value:
-        value = row.values.load(place, LANES)
+        value = row.values.load(place, target().lanes)
         return select(value >= cut, exp((value - top) * options.inverse_temperature), 0.0)
+
+    if target().is_gpu:
+        index = draw_in_order(chance, row.size, draw)
+        token.value = index if members is None else members[index]
+        return
 
     def reached(place: Value) -> Value:
         return (row.values.load(place, LANES) >= cut).to(i32).reduce("max").ne(0)

@@ -59,12 +59,13 @@ class AmdGpu(Gpu):
             return integer(0)
         return call_scalar("llvm.amdgcn.readfirstlane.i32", self.lane() >> 5)
 
-    def barrier(self) -> None:
+    def barrier(self, memory: bool = False) -> None:
         builder = current()
         local = builder.node('!{!"amdgpu-synchronize-as", !"local"}')
-        builder.emit(f'fence syncscope("workgroup") release, !mmra {local}')
+        tag = "" if memory else f", !mmra {local}"
+        builder.emit(f'fence syncscope("workgroup") release{tag}')
         builder.call("void", "llvm.amdgcn.s.barrier")
-        builder.emit(f'fence syncscope("workgroup") acquire, !mmra {local}')
+        builder.emit(f'fence syncscope("workgroup") acquire{tag}')
 
     def wave_barrier(self) -> None:
         # Lanes run in lockstep and workgroup memory answers in order: this only holds LLVM back.

@@ -82,7 +82,7 @@ class Cpu(Lowering):
         builder.shared_bytes += count * dtype.bits // 8
         return Pointer(dtype, builder.allocate(f"[{count} x {dtype.ir}]"))
 
-    def barrier(self) -> None:
+    def barrier(self, memory: bool = False) -> None:
         """One thread runs the whole workgroup in order, so there is nobody to wait for."""
 
     def wave_barrier(self) -> None:

@@ -117,13 +117,13 @@ class Gpu(Lowering):
         wave_lane = self.wave_lane()
         with when(wave_lane.eq(0)):
             partial[self.wave()] = total
-        self.barrier()
+        self.barrier(memory=False)
         # Waves may be any number; surplus lanes read the first partial sum and are neutralised.
         inside = wave_lane < waves
         read = partial[select(inside, wave_lane, 0)]
         if waves < WAVE and operation == "add":
             read = select(inside, read, constant_like(read, 0))
-        self.barrier()
+        self.barrier(memory=False)
         return self.wave_reduce(operation, read)
 
     def shuffle_xor(self, x: Value, mask: int) -> Value:

@@ -34,7 +34,8 @@ class Nvptx(Gpu):
     def lane(self) -> Value:
         return _register("tid.x")
 
-    def barrier(self) -> None:
+    def barrier(self, memory: bool = False) -> None:
+        del memory  # it orders all memory that the workgroup sees
         current().call("void", "llvm.nvvm.barrier.cta.sync.aligned.all", ("i32", "0"))
 
     def wave_barrier(self) -> None:
