@@ -19,6 +19,7 @@ from exosuit.models.gguf import GgufFile, Tensor
 from exosuit.ops.formats import FORMATS, ROWS, Format
 from exosuit.ops.matmul_float import FLOAT_FORMATS, FloatFormat
 from exosuit.ops.pack import pack
+from exosuit.ops.pack_float import pack_floats
 from exosuit.ops.programs import Programs
 from exosuit.ops.quants import StorageType, dequantise, quantise
 from exosuit.units import MiB, round_up
@@ -201,7 +202,7 @@ class WeightLoader:
                 )
         each = rows * len(tensors)
         format = format_of(first.type)
-        matrix = self._take(names[0], each * count, columns, format)
+        matrix = self._take(names[0], each, columns, format, each // ROWS, count)
         for which, tensor in enumerate(tensors):
             raw = self.file.raw(tensor.name)
             for expert in range(count):
@@ -245,9 +246,12 @@ class WeightLoader:
         return matrix
 
     def _take(
-        self, name: str, rows: int, columns: int, format: AnyFormat, panels: int | None = None
+        self, name: str, rows: int, columns: int, format: AnyFormat, panels: int, copies: int = 1
     ) -> Matrix:
-        panels = panels or -(-rows // ROWS)
+        """Room for as many matrices of `rows` rows in `panels` panels, described as one."""
+        if isinstance(format, FloatFormat):
+            format = format.laid_out(panels, columns)
+        rows, panels = rows * copies, panels * copies
         region = self._arena.take(packed_bytes(panels * ROWS, columns, format))
         return Matrix(name, rows, columns, format, region, panels)
 
@@ -256,8 +260,12 @@ class WeightLoader:
     ) -> None:
         """The rows in `raw`, which are the tensor's or some of them, as every `step`th panel."""
         format = matrix.format
-        block_bytes, blocks = _block(format, matrix.columns)
-        program = self._programs.get(pack, fields=format.fields, block_bytes=block_bytes)
+        sizes: tuple[int, ...] = ()
+        if isinstance(format, FloatFormat):
+            program = self._programs.get(pack_floats, columns=matrix.columns, format=format)
+        else:
+            program = self._programs.get(pack, fields=format.fields, block_bytes=format.block_bytes)
+            sizes = (matrix.columns // format.block,)
         size = max(1, _PACK_BYTES // raw.shape[1] // ROWS) * ROWS
         for first in range(0, raw.shape[0], size):
             some = raw[first : first + size]
@@ -266,7 +274,7 @@ class WeightLoader:
             graph = Graph()
             source = self._device.import_host(some.reshape(-1), tensor.name).region()
             graph.launch(
-                program, -(-len(some) // ROWS), source, matrix.region, len(some), blocks, step,
+                program, -(-len(some) // ROWS), source, matrix.region, len(some), *sizes, step,
                 start + step * first // ROWS,
             )  # fmt: skip
             replay = graph.prepare(self._device)
@@ -324,13 +332,6 @@ class WeightLoader:
                            key=lambda t: t.label):  # fmt: skip
             if type.label not in FORMATS and type.label not in FLOAT_FORMATS:
                 self.notes.append(f"{type.label} tensors are expanded to {_EXPANDED} at load")
-
-
-def _block(format: AnyFormat, columns: int) -> tuple[int, int]:
-    """Bytes of a block in the file, and blocks in a row."""
-    if isinstance(format, FloatFormat):
-        return format.bytes, columns
-    return format.block_bytes, columns // format.block
 
 
 def _expand(type: StorageType, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:

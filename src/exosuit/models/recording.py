@@ -179,6 +179,8 @@ class Recording:
     def _tile(self, tokens: int, epilogue: Epilogue, format: AnyFormat) -> Tile:
         size = tile_tokens(tokens)
         groups = 2 if isinstance(epilogue, GatedEpilogue) else 1
+        if isinstance(format, FloatFormat) and size == 1:
+            return Tile(size, max(groups, format.turns))
         if size > 1 or isinstance(format, FloatFormat) or self._programs.target.family != "x86":
             return Tile(size, groups)
         if self._wide:

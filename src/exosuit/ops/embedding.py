@@ -40,9 +40,11 @@ def embed(
     row = ids[token]
     panel, lane = (row // ROWS).to(i64), row % ROWS
     if isinstance(format, FloatFormat):
-        source = weights.at(panel * (columns * ROWS * format.bytes)).view(format.dtype)
-        for k in loop(columns):
-            line[k] = source[k * ROWS + lane].to(f32) * factor
+        floats, run = format.panel(weights, panel, columns), format.run or columns
+        for first in loop(columns, step=run):
+            source, place = format.run_at(floats, first), line.at(first)
+            for k in loop(run):
+                place[k] = source[k * ROWS + lane].to(f32) * factor
         return
     blocks = columns // format.block
     start = weights.at(panel * (blocks * format.packed_bytes))

@@ -17,8 +17,9 @@ from exosuit.kernel import Target
 from exosuit.models.gguf import GgufFile
 from exosuit.models.matrices import Matrix, WeightLoader, format_of
 from exosuit.ops.formats import FORMATS
-from exosuit.ops.matmul_float import FloatFormat
+from exosuit.ops.matmul_float import FLOAT_FORMATS, FloatFormat
 from exosuit.ops.pack import pack_reference
+from exosuit.ops.pack_float import pack_floats_reference
 from exosuit.ops.programs import Programs
 from exosuit.ops.quants import StorageType, dequantise, quantise
 
@@ -84,6 +85,15 @@ def test_a_stack_of_one_type_is_one_matrix(load: Load, models: Models, device: C
     assert (matrix.rows, matrix.columns, matrix.panels) == (512, 256, 64)
     expected = panels(matrix, np.concatenate([loader.file.raw(name) for name in names]))
     np.testing.assert_array_equal(stored(device, matrix), expected)
+
+
+def test_floats_of_many_columns_take_turns(load: Load, models: Models, device: CpuDevice) -> None:
+    loader = load(models("llama", ffn=1024))
+    matrix = loader.matrix("blk.0.ffn_down.weight", 256, 1024)
+    assert isinstance(matrix.format, FloatFormat)
+    assert matrix.format == replace(FLOAT_FORMATS["F32"], turns=8, run=512)
+    expected = pack_floats_reference(loader.file.raw("blk.0.ffn_down.weight"), matrix.format)
+    np.testing.assert_array_equal(device.copy_out(matrix.region, np.uint8), expected)
 
 
 @pytest.mark.parametrize("rows", [512, 100])

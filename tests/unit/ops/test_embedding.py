@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.unit.ops.weights import ALL_FORMATS, expand, packed, random_rows
@@ -39,4 +41,13 @@ def test_floats_of_any_width(run, name):
     ids = np.array([8, 1], np.int32)
     out = np.zeros((2, 61), np.float32)
     run(embed, 2, packed(format, raw), ids, out, columns=61, format=format, factor=1.0)
+    np.testing.assert_array_equal(out, expand(format, raw)[ids])
+
+
+def test_floats_whose_panels_take_turns(run):
+    format = replace(ALL_FORMATS["F16"], turns=2, run=16)
+    raw = random_rows(ALL_FORMATS["F16"], 32, 48)
+    ids = np.array([31, 0, 19], np.int32)
+    out = np.zeros((3, 48), np.float32)
+    run(embed, 3, packed(format, raw), ids, out, columns=48, format=format, factor=1.0)
     np.testing.assert_array_equal(out, expand(format, raw)[ids])

@@ -6,6 +6,8 @@ error is at most n roundings of the sum of magnitudes; that bound is asked for, 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tests.unit.ops.weights import expand, packed, packed_pairs, random_rows
@@ -69,6 +71,45 @@ def test_numbers_that_the_type_can_just_hold(run, format):
     np.testing.assert_array_equal(out, np.tile(expand(format, raw)[0][:, None], (1, 8)))
 
 
+@FORMAT
+@pytest.mark.parametrize("tile", [Tile(1, 4), Tile(1, 1), Tile(4, 2), Tile(8, 1)], ids=str)
+def test_panels_that_take_turns(run, format, tile):
+    """Eight panels in turns of four, runs of 24 of 72 columns; a workgroup takes a part of them."""
+    format = replace(format, turns=4, run=24)
+    raw = random_rows(FLOAT_FORMATS[format.name], 61, 72)
+    x = activations(2 * tile.tokens, 72)
+    out = np.full((len(x), 64), -7, np.float32)
+    run(
+        matmul_float, 8 // tile.groups, packed(format, raw), tile_order(x, tile.tokens, 1), NOTHING,
+        out, 2, rows=61, columns=72, stride=64, format=format, tile=tile, epilogue=Epilogue(),
+    )  # fmt: skip
+    assert_product(out[:, :61], x, expand(format, raw))
+    assert (out[:, 61:] == -7).all()
+
+
+def test_turns_divide_the_matrix():
+    format = FLOAT_FORMATS["F16"]
+    assert format.laid_out(704, 5632) == replace(format, turns=8, run=512)
+    assert format.laid_out(12, 960) == replace(format, turns=4, run=480)
+    for panels, columns in ((7, 2048), (8, 512), (8, 61), (8, 1021)):
+        assert format.laid_out(panels, columns) is format
+
+
+def test_gated_with_turns(run, check):
+    format = replace(FLOAT_FORMATS["F16"], turns=2, run=16)
+    width, columns = 21, 48
+    gates, values = (random_rows(FLOAT_FORMATS["F16"], width, columns)[::k] for k in (1, -1))
+    x = activations(1, columns) * np.float32(0.1)
+    out = np.zeros((1, width), np.float32)
+    run(
+        matmul_float, 3, packed_pairs(format, gates, values), x, NOTHING, out, 1,
+        rows=2 * width, columns=columns, stride=width, format=format, tile=Tile(1, 2),
+        epilogue=GatedEpilogue(),
+    )  # fmt: skip
+    gate, value = (x @ expand(format, raw).T.astype(np.float64) for raw in (gates, values))
+    check(out, gate / 2 * (1 + np.tanh(gate / 2)) * value, 2e-6)
+
+
 def test_gated(run, check):
     format, width, columns = FLOAT_FORMATS["F16"], 21, 61
     gates, values = random_rows(format, width, columns), random_rows(format, width, columns)[::-1]
@@ -84,8 +125,9 @@ def test_gated(run, check):
 
 
 @FORMAT
-def test_each_tile_its_expert(run, format):
-    rows, columns = 24, 61
+@pytest.mark.parametrize(("columns", "layout"), [(61, {}), (48, {"turns": 3, "run": 16})])
+def test_each_tile_its_expert(run, format, columns, layout):
+    format, rows = replace(format, **layout), 24
     raw = random_rows(format, 3 * rows, columns).reshape(3, rows, -1)
     weights = np.concatenate([packed(format, one) for one in raw])
     experts = np.array([2, -1, 0, 1], np.int32)

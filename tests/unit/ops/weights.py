@@ -12,6 +12,7 @@ from exosuit.ops.formats import FORMATS, ROWS, Format
 from exosuit.ops.matmul import sums_per_block
 from exosuit.ops.matmul_float import FLOAT_FORMATS, FloatFormat
 from exosuit.ops.pack import pack_reference
+from exosuit.ops.pack_float import pack_floats_reference
 from exosuit.ops.quants import StorageType, dequantise
 
 AnyFormat = Format | FloatFormat
@@ -65,6 +66,8 @@ def expand(format: AnyFormat, raw: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def packed(format: AnyFormat, raw: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if isinstance(format, FloatFormat):
+        return pack_floats_reference(raw, format)
     return pack_reference(raw, format.fields, block_of(format)[1]).reshape(-1)
 
 
@@ -73,6 +76,12 @@ def packed_pairs(
 ) -> NDArray[np.uint8]:
     """Two matrices, a panel of the one and a panel of the other in turn."""
     panels = -(-gates.shape[0] // ROWS)
+    if isinstance(format, FloatFormat):
+        padded = [
+            np.pad(raw, ((0, -len(raw) % ROWS), (0, 0)), mode="edge") for raw in (gates, values)
+        ]
+        rows = np.stack([raw.reshape(panels, ROWS, -1) for raw in padded], axis=1)
+        return pack_floats_reference(rows.reshape(2 * panels * ROWS, -1), format)
     both = [packed(format, raw).reshape(panels, -1) for raw in (gates, values)]
     return np.stack(both, axis=1).reshape(-1)
 
