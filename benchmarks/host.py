@@ -3,7 +3,9 @@
     python benchmarks/host.py --out benchmarks/results/host.json MODEL.gguf [MODEL.gguf ...]
     python benchmarks/host.py --table benchmarks/results/host.json
 
-The second form prints the README's table from the file that the first one wrote.
+The second form prints the table from the file that the first one wrote. With `--readme README.md`
+either of them puts it into the README, in place of the first table with these columns. Models are
+made by `benchmarks/make_model.py`; five of the 1b shape take half an hour.
 """
 
 from __future__ import annotations
@@ -15,12 +17,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+_COLUMNS = (
+    "| model | threads | decode, tok/s | of memory bandwidth | llama.cpp | ratio "
+    "| prefill, tok/s | of arithmetic | llama.cpp | ratio |"
+)
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--readme", type=Path)
     parser.add_argument("--repeat", default="5")
     parser.add_argument("--generate", default="32")
     parser.add_argument("--prompt", default="512")
@@ -28,15 +36,18 @@ def main() -> int:
     parser.add_argument("--threads", action="append")
     arguments = parser.parse_args()
     if arguments.table:
-        print(table(json.loads(arguments.table.read_text())))
-        return 0
-    documents: list[dict[str, Any]] = []
-    for model in arguments.models:
-        documents.append(measure(model, arguments))
-        if arguments.out:
-            text = json.dumps({"commit": commit(), "runs": documents}, indent=1)
-            arguments.out.write_text(text + "\n")
-    print(table({"runs": documents}))
+        rows = table(json.loads(arguments.table.read_text()))
+    else:
+        documents: list[dict[str, Any]] = []
+        for model in arguments.models:
+            documents.append(measure(model, arguments))
+            if arguments.out:
+                text = json.dumps({"commit": commit(), "runs": documents}, indent=1)
+                arguments.out.write_text(text + "\n")
+        rows = table({"runs": documents})
+    print(rows)
+    if arguments.readme:
+        arguments.readme.write_text(with_table(arguments.readme.read_text(), rows))
     return 0
 
 
@@ -56,11 +67,7 @@ def measure(model: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def table(document: dict[str, Any]) -> str:
     """Markdown: one row for each model and number of threads."""
-    lines = [
-        "| model | threads | decode, tok/s | of memory bandwidth | llama.cpp | ratio "
-        "| prefill, tok/s | of arithmetic | llama.cpp | ratio |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    lines = [_COLUMNS, "|---|---|---|---|---|---|---|---|---|---|"]
     for run in document["runs"]:
         rows = {(row["engine"], row["threads"]): row for row in run["results"]}
         for (engine, threads), ours in rows.items():
@@ -76,6 +83,15 @@ def table(document: dict[str, Any]) -> str:
                 f"| **{ours['prefill_tok_s'] / peer['prefill_tok_s']:.2f}** |"
             )
     return "\n".join(lines)
+
+
+def with_table(page: str, rows: str) -> str:
+    """The page with `rows` in place of its first table of these columns."""
+    before, header, after = page.partition(_COLUMNS + "\n")
+    if not header:
+        raise SystemExit("the page has no table with the columns " + _COLUMNS)
+    _, blank, rest = after.partition("\n\n")
+    return before + rows + blank + rest
 
 
 def commit() -> str:
