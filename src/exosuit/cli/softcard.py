@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from dataclasses import replace
 from typing import Any
 
 from exosuit.cli import render
@@ -19,7 +20,7 @@ def register(subparsers: Subparsers[Any]) -> None:
         "Serve a software card over the protocol of TinyGPU.app. Prints `ready ADDRESS`.",
         "exosuit softcard generic --listen unix:/tmp/card.sock --link tb4",
     )
-    parser.add_argument("chip", metavar="CHIP", help="which card: generic, ...")
+    parser.add_argument("chip", metavar="CHIP", help="which card: generic, gfx1100, ...")
     parser.add_argument(
         "--listen",
         default="tcp:127.0.0.1:6667",
@@ -47,7 +48,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     chosen = {n: value for n in names if (value := getattr(arguments, n)) is not None}
     if arguments.strict:
         chosen["strict"] = ""
-    card = make_card(arguments.chip, parse_options(chosen))
+    options = replace(parse_options(chosen), cache=settings.cache / "softcard")
+    card = make_card(arguments.chip, options)
     with Server(card, Address.parse(arguments.listen)) as server:
 
         def stop(number: int, frame: object) -> None:

@@ -11,15 +11,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+from exosuit.datasheet import RegisterBus
 from exosuit.errors import CardError
 from exosuit.link.function import Data
 from exosuit.silicon.pci import ALL_ONES, DeviceControl
 from exosuit.softcard.config import EXPRESS_AT, ConfigSpace
 from exosuit.softcard.faults import FaultKind, FaultSchedule
 from exosuit.softcard.host import HostFault, HostMemory
-from exosuit.softcard.registers import RegisterFile
 from exosuit.softcard.timing import MODELS, LinkModel, Meter
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ class Options:
     bar             size of the window on it at power-on; 0 takes the chip's default
     restore_config  whether the host puts BARs and command back after a reset (Linux does, macOS
                     does not)
+    cache           folder in which translated programs are kept, or None
+    threads         host threads that run its programs; 0 for one per processor
     """
 
     vram: int = 0
@@ -58,6 +61,8 @@ class Options:
     faults: FaultSchedule = field(default_factory=FaultSchedule.none)
     strict: bool = False
     restore_config: bool = True
+    cache: Path | None = None
+    threads: int = 0
 
 
 class SoftCard:
@@ -234,9 +239,9 @@ class SoftCard:
 
 
 class RegisterBar:
-    """A `RegisterFile` behind a BAR: aligned dwords, one by one."""
+    """Registers behind a BAR: aligned dwords, one by one."""
 
-    def __init__(self, registers: RegisterFile, refuse: Callable[[str], None]) -> None:
+    def __init__(self, registers: RegisterBus, refuse: Callable[[str], None]) -> None:
         self._registers = registers
         self._refuse = refuse
 

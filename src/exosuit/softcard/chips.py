@@ -5,16 +5,27 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from exosuit.errors import UsageError
+from exosuit.silicon.amd.chips import CHIPS as AMD_CHIPS
+from exosuit.silicon.amd.chips import Chip
 from exosuit.softcard.card import Options, SoftCard
 from exosuit.softcard.faults import FaultSchedule
 from exosuit.softcard.generic import GenericCard
 from exosuit.softcard.timing import find_model
 from exosuit.units import GiB, KiB, MiB
 
+
+def _amd(chip: Chip, options: Options) -> SoftCard:
+    from exosuit.softcard.amd.card import AmdCard  # brings a compiler along
+
+    return AmdCard(chip, options)
+
+
 CHIPS: dict[str, Callable[[Options], SoftCard]] = {
     "generic": GenericCard,
+    **{chip.target: partial(_amd, chip) for chip in AMD_CHIPS},
 }
 """Chips by the name that follows `soft:`; chips of other floors' descriptions join here."""
 

@@ -13,6 +13,7 @@ import mmap
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from exosuit.errors import LinkError
@@ -49,11 +50,13 @@ class Mapping:
 class HostMemory:
     """Everything that is mapped for one card.
 
-    limit  most bytes that one client may have mapped
+    limit     most bytes that one client may have mapped
+    on_unmap  called with memory that is about to go: who keeps addresses of it must drop them
     """
 
     def __init__(self, limit: int = 8 * GiB) -> None:
         self.limit = limit
+        self.on_unmap: Callable[[memoryview], None] = lambda view: None
         self.mappings: dict[int, Mapping] = {}
         self._starts: list[int] = []
         self._places: list[tuple[int, int, memoryview]] = []
@@ -95,6 +98,7 @@ class HostMemory:
     def unmap(self, handle: int) -> None:
         """Take one mapping away; the card faults where it was."""
         mapping = self.mappings.pop(handle)
+        self.on_unmap(mapping.view)
         for segment in mapping.segments:
             index = bisect.bisect_left(self._starts, segment.address)
             del self._starts[index], self._places[index]

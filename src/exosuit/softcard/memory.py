@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
 
@@ -24,3 +25,11 @@ def sparse_memory(size: int) -> memoryview:
             next="exosuit softcard generic --vram 1G",
             size=size,
         ) from error
+
+
+def host_address(memory: memoryview) -> int:
+    """Where the bytes lie in this process, for code that is handed plain addresses.
+
+    Valid for as long as somebody keeps the memory.
+    """
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))

@@ -7,7 +7,8 @@ noted; in strict mode it is refused, and so is a write to a read-only register.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from exosuit.datasheet import Block
@@ -31,11 +32,17 @@ class RegisterFile:
         self._on_read: dict[str, OnRead] = {}
         self._on_write: dict[str, OnWrite] = {}
         self._resets: dict[int, int] = {}
+        self._named: dict[str, tuple[int, Description[Any]]] = {}
 
-    def declare(self, block: type[Block], base: int | list[int] = 0) -> None:
-        """Add the registers of a block at its base, or bases by segment, with their resets."""
+    def declare(self, block: type[Block], base: int | Sequence[int] = 0, prefix: str = "") -> None:
+        """Add the registers of a block at its base, or bases by segment, with their resets.
+
+        prefix  put before their names, where two blocks of one kind share a file
+        """
         bases = [base] if isinstance(base, int) else base
-        for register in block.REGISTERS.values():
+        for description in block.REGISTERS.values():
+            register = replace(description, name=prefix + description.name)
+            self._named[register.name] = (bases[register.segment] + register.offset, register)
             for index in range(register.count):
                 first = bases[register.segment] + register.offset + index * register.stride
                 for half in range(register.kind.WIDTH // 32):
@@ -56,6 +63,21 @@ class RegisterFile:
         for offset, value in self._resets.items():
             if not keep(self._declared[offset][0].name):
                 self._values[offset] = value
+
+    def get(self, name: str, index: int = 0) -> int:
+        """The stored value of a register, all its bits, without side effects."""
+        first, register = self._named[name]
+        first += index * register.stride
+        value = self._values[first]
+        return value | self._values[first + 4] << 32 if register.kind.WIDTH == 64 else value
+
+    def put(self, name: str, value: int, index: int = 0) -> None:
+        """Store a register's value, all its bits, without side effects."""
+        first, register = self._named[name]
+        first += index * register.stride
+        self._values[first] = value & 0xFFFF_FFFF
+        if register.kind.WIDTH == 64:
+            self._values[first + 4] = value >> 32
 
     def peek(self, offset: int) -> int:
         """The stored dword, without side effects."""

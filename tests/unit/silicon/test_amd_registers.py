@@ -20,6 +20,7 @@ GENERATIONS = [
     (hub.MmHub300, "mmhub_3_0_0"),
     (hub.MmHub302, "mmhub_3_0_2"),
     (hub.MmHub410, "mmhub_4_1_0"),
+    (hub.Atc300, "mmhub_3_0_0"),
     (gfx.Gfx, "gc_11_0_0"),
     (gfx.Gfx, "gc_11_0_3"),
     (gfx.Gfx12, "gc_12_0_0"),

@@ -389,3 +389,16 @@ GcHub1200 = _generation("GcHub1200", "GC 12.0.0 and 12.0.1.", 2, "GC", _GFX12_KI
 MmHub300 = _generation("MmHub300", "MMHUB 3.0.0.", 3, "MM", {})
 MmHub302 = _generation("MmHub302", "MMHUB 3.0.2 (Navi 33).", 4, "MM", {})
 MmHub410 = _generation("MmHub410", "MMHUB 4.1.0.", 5, "MM", _GFX12_KINDS)
+
+
+class AtcClockGating(Word):
+    offdly = bits(11, 6)
+    enable = flag(18)
+    mem_ls_enable = flag(19)
+
+
+class Atc300(Block):
+    """What MMHUB 3.0.0 has beside its hub (in MMHUB's bases)."""
+
+    UNIT = 4
+    MM_ATC_L2_MISC_CG = at(0x6CD, AtcClockGating)

@@ -1,0 +1,304 @@
+"""An AMD card: RX 7900 XTX, RX 7600 or RX 9070 XT, from its connector to its engines.
+
+It powers on as a real one does after its own firmware has started: the discovery table in memory,
+the boot loader waiting, everything else off. Its state survives clients; a mode1 reset takes it
+back here, with its memory in disorder. Engines run at doorbells until they are done or wait, and
+look again whenever the host may have written what they wait for.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from exosuit.silicon.amd.chips import BASES, CLASS_CODE, VENDOR_ID, Chip, find_blocks
+from exosuit.silicon.amd.discovery import HardwareId, read_discovery
+from exosuit.silicon.amd.hub import Atc300, MmHub300
+from exosuit.silicon.amd.nbio import DOORBELL_BAR, MEMORY_BAR, REGISTER_BAR, REGISTER_BYTES
+from exosuit.silicon.amd.paging import entry_kind
+from exosuit.silicon.amd.pm4 import Pm4
+from exosuit.softcard.amd.compute import ComputeQueue, ComputeQueues
+from exosuit.softcard.amd.discovery import build_discovery, write_discovery
+from exosuit.softcard.amd.gfx import Gfx
+from exosuit.softcard.amd.hub import Hub
+from exosuit.softcard.amd.ih import Ih
+from exosuit.softcard.amd.memory import LocalMemory
+from exosuit.softcard.amd.nbio import (
+    CP_ENTRIES,
+    SDMA_ENTRY,
+    DoorbellWindow,
+    Nbio,
+    RegisterWindow,
+)
+from exosuit.softcard.amd.pm4 import Processor, Programs
+from exosuit.softcard.amd.programs import Translated
+from exosuit.softcard.amd.psp import Psp
+from exosuit.softcard.amd.queue import Decoded
+from exosuit.softcard.amd.sdma import Sdma
+from exosuit.softcard.amd.smu import Smu
+from exosuit.softcard.amd.timeline import CLOCK_TICK_NS, Cost, Timeline, dispatch_ns
+from exosuit.softcard.amd.tlb import Tlb
+from exosuit.softcard.amd.walker import Walker
+from exosuit.softcard.card import MemoryBar, Options, SoftCard
+from exosuit.softcard.config import BarShape, ConfigSpace
+from exosuit.softcard.registers import RegisterFile
+from exosuit.units import MiB
+
+log = logging.getLogger(__name__)
+
+SMALL_BAR = 256 * MiB
+DOORBELL_BYTES = 2 * MiB
+MEMORY_AT = 0x60_0000_0000
+DOORBELLS_AT = 0x7F_0000_0000
+REGISTERS_AT = 0xA000_0000
+LEAST_VRAM = 64 * MiB
+
+
+class AmdCard(SoftCard):
+    """One product of `silicon.amd.chips.CHIPS`.
+
+    Local memory is as large as sold unless the options say otherwise; it is real only where it is
+    touched. The window on it is 256 MiB until somebody resizes it.
+    """
+
+    def __init__(self, chip: Chip, options: Options | None = None) -> None:
+        options = options or Options()
+        vram = max(options.vram or chip.vram_bytes, LEAST_VRAM)
+        super().__init__(_config(chip, vram, options.bar), options)
+        self.name = f"soft:{chip.target}"
+        self.chip = chip
+        self.memory = LocalMemory(vram)
+        blocks = find_blocks(read_discovery(build_discovery(chip)))
+        self.registers = registers = RegisterFile(self.refuse)
+        gc = _bytes(HardwareId.GC)
+        for block, base, prefix in (
+            (blocks.nbio, _bytes(HardwareId.NBIF), ""),
+            (blocks.hdp, _bytes(HardwareId.HDP), ""),
+            (blocks.psp, _bytes(HardwareId.MP0), ""),
+            (blocks.smu, _bytes(HardwareId.MP1), ""),
+            (blocks.ih, _bytes(HardwareId.OSSSYS), ""),
+            (blocks.gc_hub, gc, blocks.gc_hub.PREFIX),
+            (blocks.mm_hub, _bytes(HardwareId.MMHUB), blocks.mm_hub.PREFIX),
+            (blocks.gfx, gc, ""),
+            (blocks.hqd, gc, ""),
+            (blocks.sdma, gc, ""),
+        ):
+            registers.declare(block, base, prefix)
+
+        if blocks.mm_hub is MmHub300:
+            registers.declare(Atc300, _bytes(HardwareId.MMHUB))
+
+        self._compute_time: list[Timeline] = []
+        self.ih = Ih(registers, self.memory, self.refuse, self._clock)
+        walker = Walker(entry_kind(blocks.generation), self.memory, self.host, self.refuse)
+        self.tlb = Tlb(self.memory)
+        self.gc_hub, self.mm_hub = (
+            Hub(
+                registers,
+                described,
+                self.memory,
+                walker,
+                self.ih,
+                self.refuse,
+                invalidate=self.tlb.flush if described is blocks.gc_hub else _nothing,
+                can_master=lambda: self.config.command.bus_master and not self.unplugged,
+            )
+            for described in (blocks.gc_hub, blocks.mm_hub)
+        )
+        self.tlb.attach(self.gc_hub)
+        self.host.on_unmap = self.tlb.forget_host
+        self.nbio = Nbio(registers, self.memory, self.refuse)
+        self.gfx = Gfx(
+            registers,
+            self.refuse,
+            drop_compute=lambda: self.compute.drop(),
+            drop_copies=lambda: self.sdma.drop(),
+        )
+        self.programs: Programs = Translated(chip.target, self.tlb, options.cache, options.threads)
+        self.compute = ComputeQueues(
+            registers,
+            self.memory,
+            self.gfx,
+            self.tlb,
+            self.refuse,
+            timeline=self._timeline,
+            processor=self._processor,
+        )
+        self.sdma = Sdma(
+            registers,
+            blocks.sdma,
+            self.tlb,
+            self.ih,
+            self._timeline(),
+            self.refuse,
+            bandwidth=chip.bandwidth,
+        )
+        self.smu = Smu(
+            registers,
+            self.memory,
+            chip,
+            self.refuse,
+            is_silent=lambda: self.silent,
+            mode1_reset=self.mode1_reset,
+        )
+        self.psp = Psp(
+            registers,
+            self.memory,
+            chip.versions[HardwareId.MP0],
+            self.refuse,
+            is_silent=lambda: self.silent,
+            started=self.gfx.start,
+            smu_loaded=self.smu.load,
+            mode1_reset=self.mode1_reset,
+        )
+        self._ib_packets: Decoded[Pm4] = Decoded(Pm4)
+        self.behind = {
+            MEMORY_BAR: MemoryBar(self.memory.view),
+            DOORBELL_BAR: DoorbellWindow(self._ring, self.refuse),
+            REGISTER_BAR: RegisterWindow(registers, self.nbio, self.refuse),
+        }
+        write_discovery(chip, self.memory)
+
+    # Engines.
+
+    def step(self) -> bool:
+        """Let every engine go as far as it can; whether one of them waits."""
+        moved = True
+        while moved:
+            moved = False
+            for queue in list(self.compute.queues.values()):
+                if queue.run():
+                    moved = True
+                    self._others_wait_for(queue.timeline)
+            if self.sdma.run():
+                moved = True
+                self._others_wait_for(self.sdma.timeline)
+        return self.sdma.waiting or any(q.waiting for q in self.compute.queues.values())
+
+    @property
+    def elapsed_ns(self) -> float:
+        """Virtual time until everything that was submitted is done."""
+        times = [timeline.now_ns for timeline in self._compute_time]
+        return max([self.meter.now_ns, *times])
+
+    def _others_wait_for(self, done: Timeline) -> None:
+        if self.sdma.waiting:
+            self.sdma.timeline.follow(done)
+        for queue in self.compute.queues.values():
+            if queue.waiting:
+                queue.timeline.follow(done)
+
+    def _timeline(self) -> Timeline:
+        made = Timeline(self.meter)
+        self._compute_time.append(made)
+        return made
+
+    def _clock(self) -> int:
+        return int(self.elapsed_ns / CLOCK_TICK_NS)
+
+    def _processor(self, queue: ComputeQueue) -> Processor:
+        return Processor(
+            self.registers,
+            self.tlb,
+            self.ih,
+            self.programs,
+            self._ib_packets,
+            queue.timeline,
+            self.refuse,
+            gc_base=BASES[HardwareId.GC][0],
+            charge=self._charge,
+            caller=lambda: queue.execution,
+            can_release=queue.ring.has_end_of_pipe,
+            why_not=lambda: self._why_no_programs(queue),
+        )
+
+    def _charge(self, cost: Cost) -> float:
+        return dispatch_ns(self.chip, cost)
+
+    def _why_no_programs(self, queue: ComputeQueue) -> str:
+        if not queue.ring.units_enabled:
+            return "the queue's descriptor lets no compute unit work"
+        return self.gfx.why_shaders_stand()
+
+    def _ring(self, slot: int, value: int) -> None:
+        """A doorbell: to the engine that it is routed to, if that engine can hear it."""
+        if slot == self.sdma.slot:
+            reason = self._why_deaf(slot, (SDMA_ENTRY,)) or self.sdma.why_stands()
+            if reason:
+                self.refuse(f"a doorbell in slot {slot} while {reason}")
+                return
+            self.sdma.ring_doorbell(value)
+            self.run()
+            return
+        queue = self.compute.find(slot)
+        if queue is None:
+            self.refuse(f"a doorbell in slot {slot}, to which no queue listens")
+            return
+        reason = self._why_deaf(slot, CP_ENTRIES) or self.gfx.why_mec_stands()
+        if not reason and not self.gfx.in_mec_range(slot):
+            reason = "it is not among the doorbells that the MEC hears"
+        ring = queue.ring
+        if not reason and not ring.read_pointer <= value <= ring.read_pointer + ring.dwords:
+            reason = f"its write pointer {value:#x} is not {ring.read_pointer:#x} or a ring further"
+        if not reason and not ring.has_end_of_pipe:
+            reason = "the queue has no end-of-pipe buffer"
+        if reason:
+            self.refuse(f"a doorbell in slot {slot} while {reason}")
+            return
+        queue.ring_doorbell(value)
+        self.run()
+
+    def _why_deaf(self, slot: int, entries: tuple[int, ...]) -> str:
+        if not self.nbio.hears(slot, entries):
+            return "the doorbell aperture or its routing is off"
+        return self.gc_hub.why_off() or self.mm_hub.why_off()
+
+    # Resets.
+
+    def mode1_reset(self) -> None:
+        """Everything starts over, and memory is lost."""
+        log.info("%s: mode1 reset", self.name)
+        if self.config.command.bus_master:
+            self.refuse("a mode1 reset while bus mastering is on")
+        self.memory.lose()
+        self.hung = self.silent = False
+        self._power_on()
+
+    def on_reset(self) -> None:
+        self._power_on()
+
+    def _power_on(self) -> None:
+        self.compute.drop()
+        self.sdma.drop()
+        self.tlb.flush()
+        self.registers.reset()
+        for block in (self.gc_hub, self.mm_hub, self.gfx, self.smu, self.psp):
+            block.power_on()
+        write_discovery(self.chip, self.memory)
+
+
+def _nothing() -> None:
+    """The MM hub translates for nobody here: its clients use MC addresses."""
+
+
+def _bytes(hardware_id: HardwareId) -> list[int]:
+    return [4 * base for base in BASES[hardware_id]]
+
+
+def _config(chip: Chip, vram: int, bar: int) -> ConfigSpace:
+    largest = max(SMALL_BAR, 1 << (vram - 1).bit_length())
+    sizes = [SMALL_BAR << n for n in range(20) if SMALL_BAR << n <= largest]
+    window = min(max(bar or SMALL_BAR, SMALL_BAR), largest)
+    return ConfigSpace(
+        vendor=VENDOR_ID,
+        device=chip.device_id,
+        class_code=CLASS_CODE,
+        subsystem=(VENDOR_ID, 0x0E3B),
+        revision=0xC8,
+        bars={
+            MEMORY_BAR: BarShape(
+                window, MEMORY_AT, is_64=True, prefetchable=True, sizes=tuple(sizes)
+            ),
+            DOORBELL_BAR: BarShape(DOORBELL_BYTES, DOORBELLS_AT, is_64=True, prefetchable=True),
+            REGISTER_BAR: BarShape(REGISTER_BYTES, REGISTERS_AT),
+        },
+    )
