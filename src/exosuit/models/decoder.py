@@ -81,14 +81,7 @@ def load_attention(
 ) -> Attention:
     """With a fused projection, and with biases, wherever the file has them."""
     block = f"blk.{layer}."
-    rows = [config.query_width, config.key_width, config.key_width]
-    parts = [block + f"attn_{part}" for part in "qkv"]
-    if loader.has(block + "attn_qkv.weight"):
-        parts, rows = [block + "attn_qkv"], [sum(rows)]
-    bias: Region | None = None
-    if loader.has(parts[0] + ".bias"):
-        biases = [loader.values(p + ".bias", n) for p, n in zip(parts, rows, strict=True)]
-        bias = loader.constant(np.concatenate(biases))
+    qkv, bias = load_qkv(loader, block, config)
     norms: tuple[Region, Region] | None = None
     if head_norms:
         norms = (
@@ -98,7 +91,7 @@ def load_attention(
     output = block + "attn_output"
     return Attention(
         norm=load_norm(loader, block + "attn_norm", config),
-        qkv=loader.stack([part + ".weight" for part in parts], rows, config.width),
+        qkv=qkv,
         bias=bias,
         output=loader.stack([output + ".weight"], [config.width], config.query_width),
         output_bias=loader.vector(output + ".bias", config.width)
@@ -106,6 +99,19 @@ def load_attention(
         else None,
         head_norms=norms,
     )
+
+
+def load_qkv(loader: WeightLoader, block: str, config: Config) -> tuple[Stack, Region | None]:
+    """Queries, keys and values of one layer side by side, and their biases."""
+    rows = [config.query_width, config.key_width, config.key_width]
+    parts = [block + f"attn_{part}" for part in "qkv"]
+    if loader.has(block + "attn_qkv.weight"):
+        parts, rows = [block + "attn_qkv"], [sum(rows)]
+    bias: Region | None = None
+    if loader.has(parts[0] + ".bias"):
+        biases = [loader.values(p + ".bias", n) for p, n in zip(parts, rows, strict=True)]
+        bias = loader.constant(np.concatenate(biases))
+    return loader.stack([part + ".weight" for part in parts], rows, config.width), bias
 
 
 def load_feed_forward(loader: WeightLoader, layer: int, config: Config) -> FeedForward:

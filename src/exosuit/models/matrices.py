@@ -133,6 +133,15 @@ class WeightLoader:
         self._advance(tensor)
         return values
 
+    def table(self, name: str, rows: int | None, columns: int) -> NDArray[np.float32]:
+        """A matrix of the file on the host, f32; any number of rows if `rows` is None."""
+        tensor = self._tensor(name)
+        if len(tensor.shape) != 2 or tensor.shape != (rows or tensor.shape[0], columns):
+            raise _wrong_shape(tensor, (rows or tensor.shape[0], columns))
+        values = self.file.array(name)
+        self._advance(tensor)
+        return values
+
     def vector(self, name: str, size: int) -> Region:
         """A vector of the file as f32 (norm weights, biases)."""
         return self.constant(self.values(name, size))

@@ -92,6 +92,10 @@ _MODELS = (
                "Phi-3 Mini 3.8B Instruct"),
     KnownModel("deepseek-r1-7b", "bartowski/DeepSeek-R1-Distill-Qwen-7B-GGUF:Q4_K_M", "MIT",
                "DeepSeek R1 distilled into Qwen 2.5 7B"),
+    KnownModel("all-minilm", "second-state/All-MiniLM-L6-v2-Embedding-GGUF:Q8_0", "Apache-2.0",
+               "all-MiniLM L6 v2, embeddings of 384 dimensions"),
+    KnownModel("bge-small", "CompendiumLabs/bge-small-en-v1.5-gguf:Q8_0", "MIT",
+               "BGE small English v1.5, embeddings of 384 dimensions"),
 )
 # fmt: on
 

@@ -66,6 +66,13 @@ def softcap(x: InOut[f32], count: Scalar[i32], *, cap: float) -> None:
 
 
 @kernel
+def activate(x: InOut[f32], count: Scalar[i32], *, activation: Literal["silu", "gelu"]) -> None:
+    """`x = activation(x)`; `chunks(count)` groups. gelu is the tanh form."""
+    for i in _mine(count):
+        x[i] = ACTIVATIONS[activation](x[i])
+
+
+@kernel
 def gated(x: In[f32], out: Out[f32], *, width: int, activation: Literal["silu", "gelu"]) -> None:
     """`out = activation(gate) * value`; `T * chunks(width)` groups.
 

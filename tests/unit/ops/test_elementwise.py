@@ -7,6 +7,7 @@ import pytest
 
 from exosuit.ops.elementwise import (
     CHUNK,
+    activate,
     add,
     chunks,
     gated,
@@ -49,3 +50,13 @@ def test_gated(run, check, activation, width):
     out = np.zeros((3, width), np.float32)
     run(gated, 3 * chunks(width), x, out, width=width, activation=activation)
     check(out, gated_reference(x, activation), 2e-6)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+@pytest.mark.parametrize("count", COUNTS)
+def test_activate(run, check, activation, count):
+    x = (RNG.normal(size=count) * 4).astype(np.float32)
+    ones = np.ones_like(x)
+    expected = gated_reference(np.concatenate([x, ones])[None], activation)[0]
+    run(activate, chunks(count), x, count, activation=activation)
+    check(x, expected, 2e-6)

@@ -8,7 +8,8 @@ from exosuit.kernel import Target, compile_kernel
 from exosuit.ops.argmax import argmax, argmax_parts
 from exosuit.ops.attention import Attention, attention, combine
 from exosuit.ops.cache import CacheFormat
-from exosuit.ops.elementwise import add, gated, scale, softcap
+from exosuit.ops.elementwise import activate, add, gated, scale, softcap
+from exosuit.ops.encoding import attend_span, mean_of_span, turn_keys
 from exosuit.ops.norm import add_rms_norm, layer_norm, rms_norm
 from exosuit.ops.rotary import Heads, rope_and_cache, rope_angles
 from exosuit.ops.routing import Routing, collect, deal, route
@@ -24,6 +25,10 @@ EVERYWHERE = {
     scale: {},
     softcap: {"cap": 30.0},
     gated: {"width": 576, "activation": "silu"},
+    activate: {"activation": "gelu"},
+    turn_keys: {"width": 384},
+    attend_span: {"heads": 12, "head_dim": 32, "longest": 512},
+    mean_of_span: {"width": 384},
     rope_angles: {"dims": 64},
     route: _ROUTING,
     deal: _ROUTING,
