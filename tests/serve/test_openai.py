@@ -49,15 +49,13 @@ def test_a_chat_and_its_stream_say_the_same(openai_client):
 
 def test_the_stream_helper_of_the_client(openai_client):
     with openai_client.chat.completions.stream(
-        model=SMOLLM2, messages=HELLO, temperature=0, max_tokens=8
+        model=SMOLLM2, messages=HELLO, temperature=0, max_tokens=300
     ) as stream:
         events = [event.type for event in stream]
         final = stream.get_final_completion()
     assert "content.delta" in events
-    assert (
-        final.choices[0].message.content
-        == chat(openai_client, max_tokens=8).choices[0].message.content
-    )
+    whole = chat(openai_client, max_tokens=300)
+    assert final.choices[0].message.content == whole.choices[0].message.content
 
 
 def test_several_answers_have_seeds_of_their_own(openai_client):
@@ -189,7 +187,7 @@ def test_completions(openai_client):
         model=STORIES, prompt="Once upon a time", max_tokens=8, temperature=0, logprobs=2
     )
     choice = story.choices[0]
-    assert choice.text == ", there was a little girl named"
+    assert choice.text == ", there was a little girl"
     assert "".join(choice.logprobs.tokens) == choice.text
     assert choice.logprobs.text_offset[1] == len(choice.logprobs.tokens[0])
     assert all(len(top) == 2 for top in choice.logprobs.top_logprobs)
