@@ -93,7 +93,13 @@ class Nbio(Block):
     BIF_BX0_BIF_DOORBELL_INT_CNTL = at(0xFE, DoorbellInterrupt, segment=2)
     BIF_BX_PF0_GPU_HDP_FLUSH_REQ = at(0x106, FlushEngines, segment=2)
     BIF_BX_PF0_GPU_HDP_FLUSH_DONE = at(0x107, FlushEngines, access="ro", segment=2)
-    BIF_BX0_REMAP_HDP_MEM_FLUSH_CNTL = at(0x12D, HdpRemap, segment=2)
+    BIF_BX0_REMAP_HDP_MEM_FLUSH_CNTL = at(
+        0x12D,
+        HdpRemap,
+        "the reset value is assumed: tinygrad, which only reads it, finds a usable one",
+        segment=2,
+        reset=HDP_FLUSH_OFFSET,
+    )
     BIF_BX0_REMAP_HDP_REG_FLUSH_CNTL = at(0x12E, HdpRemap, segment=2)
     S2A_DOORBELL_ENTRY_CTRL = at(0x4F7640, DoorbellEntry, segment=3, count=16, stride=1)
     RCC_DEV0_EPF2_STRAP2 = at(0xD102, Strap2, segment=5)

@@ -57,7 +57,8 @@ class AmdCard(SoftCard):
     """One product of `silicon.amd.chips.CHIPS`.
 
     Local memory is as large as sold unless the options say otherwise; it is real only where it is
-    touched. The window on it is 256 MiB until somebody resizes it.
+    touched. The window on it is 256 MiB until somebody resizes it; a window that the options give
+    stays as it is, as on hosts that cannot resize.
     """
 
     def __init__(self, chip: Chip, options: Options | None = None) -> None:
@@ -87,6 +88,7 @@ class AmdCard(SoftCard):
         if blocks.mm_hub is MmHub300:
             registers.declare(Atc300, _bytes(HardwareId.MMHUB))
 
+        self.mode1_resets = 0
         self._compute_time: list[Timeline] = []
         self.ih = Ih(registers, self.memory, self.refuse, self._clock)
         walker = Walker(entry_kind(blocks.generation), self.memory, self.host, self.refuse)
@@ -259,6 +261,7 @@ class AmdCard(SoftCard):
         log.info("%s: mode1 reset", self.name)
         if self.config.command.bus_master:
             self.refuse("a mode1 reset while bus mastering is on")
+        self.mode1_resets += 1
         self.memory.lose()
         self.hung = self.silent = False
         self._power_on()
@@ -286,7 +289,7 @@ def _bytes(hardware_id: HardwareId) -> list[int]:
 
 def _config(chip: Chip, vram: int, bar: int) -> ConfigSpace:
     largest = max(SMALL_BAR, 1 << (vram - 1).bit_length())
-    sizes = [SMALL_BAR << n for n in range(20) if SMALL_BAR << n <= largest]
+    sizes = [] if bar else [SMALL_BAR << n for n in range(20) if SMALL_BAR << n <= largest]
     window = min(max(bar or SMALL_BAR, SMALL_BAR), largest)
     return ConfigSpace(
         vendor=VENDOR_ID,
