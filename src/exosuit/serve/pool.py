@@ -16,21 +16,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from exosuit.advise.footprint import Footprint, from_header
 from exosuit.advise.placing import placed_bytes
+from exosuit.driver.device import Device
 from exosuit.engine.batch import PAGE_TOKENS
+from exosuit.engine.embed import EmbeddingModel, open_embedding_model
 from exosuit.engine.open import LoadedModel, open_model
 from exosuit.engine.runner import DEFAULT_CONTEXT
 from exosuit.errors import CardBusy, DoesNotFit, ExosuitError, ServerBusy
 from exosuit.models.gguf import GgufFile
 from exosuit.serve.devices import LOST, Devices, Lease, SharedDevice
+from exosuit.serve.embedder import EmbeddingWorker
 from exosuit.serve.facts import LoadedInfo, ModelInfo
 from exosuit.serve.metrics import Metrics
 from exosuit.serve.worker import Worker
 from exosuit.units import MiB, human_bytes
 
 log = logging.getLogger(__name__)
+
+M = TypeVar("M")
 
 RETRY_BUSY_S = 0.2
 
@@ -66,7 +72,7 @@ class Held:
     info: ModelInfo
     context: int
     keep_alive_s: float
-    worker: Worker = field(init=False)
+    worker: Worker | EmbeddingWorker = field(init=False)
     holders: int = 0
     used: float = 0.0
     expires_at: float | None = None
@@ -164,7 +170,19 @@ class Pool:
         started = time.monotonic()
 
         def place(progress: Callable[[int, int], None]) -> LoadedModel:
-            return self._place(info, held.context, progress, loop)
+            def load(device: Device, pages: int) -> LoadedModel:
+                return open_model(
+                    info.path, device, self.policy.cache, context=held.context,
+                    sequences=self.policy.parallel, pages=pages, progress=progress,
+                )  # fmt: skip
+
+            return self._place(info, held.context, load, loop)
+
+        def place_encoder(progress: Callable[[int, int], None]) -> EmbeddingModel:
+            def load(device: Device, pages: int) -> EmbeddingModel:
+                return open_embedding_model(info.path, device, self.policy.cache, progress=progress)
+
+            return self._place(info, held.context, load, loop)
 
         def loaded(ready: asyncio.Future[None]) -> None:
             if ready.exception() is None:
@@ -179,10 +197,16 @@ class Pool:
                     },
                 )
 
-        held.worker = Worker(
-            info.name, place, self._metrics, loop, self.policy.most_waiting,
-            leave=lambda: self.release(held),
-        )  # fmt: skip
+        most_waiting = self.policy.most_waiting
+        if info.capabilities == ("embedding",):
+            held.worker = EmbeddingWorker(
+                info.name, place_encoder, self._metrics, loop, most_waiting
+            )
+        else:
+            held.worker = Worker(
+                info.name, place, self._metrics, loop, most_waiting,
+                leave=lambda: self.release(held),
+            )  # fmt: skip
         held.worker.ready.add_done_callback(loaded)
         held.worker.closed.add_done_callback(lambda _: self._forget(held))
         self._models[info.name] = held
@@ -212,7 +236,7 @@ class Pool:
             name=info.name,
             device=worker.loaded.device.name if is_ready else "",
             device_bytes=device_bytes(worker.loaded) if is_ready else 0,
-            context=worker.loaded.engine.context if is_ready else held.context,
+            context=worker.context if is_ready else held.context,
             parallel=self.policy.parallel,
             progress=worker.progress,
             expires_at=held.expires_at,
@@ -230,10 +254,13 @@ class Pool:
         self,
         info: ModelInfo,
         context: int,
-        progress: Callable[[int, int], None],
+        load: Callable[[Device, int], M],
         loop: asyncio.AbstractEventLoop,
-    ) -> LoadedModel:
-        """Load on the best device that holds it; see `worker.Place`."""
+    ) -> M:
+        """Load on the best device that holds it; see `worker.Place`.
+
+        load  given a lease and the pages of the cache that fit
+        """
         with self._loading:
             need = _footprint(info)
             problems: list[ExosuitError] = []
@@ -241,7 +268,7 @@ class Pool:
                 try:
                     shared = self._device(name)
                     pages = self._room(shared, info, need, context, loop)
-                    return self._load(shared, info, context, pages, progress)
+                    return self._load(shared, pages, load)
                 except (*LOST, DoesNotFit, ServerBusy) as problem:
                     problems.append(problem)
                     log.warning(
@@ -254,20 +281,10 @@ class Pool:
                 raise why
             raise problems[-1]
 
-    def _load(
-        self,
-        shared: SharedDevice,
-        info: ModelInfo,
-        context: int,
-        pages: int,
-        progress: Callable[[int, int], None],
-    ) -> LoadedModel:
+    def _load(self, shared: SharedDevice, pages: int, load: Callable[[Device, int], M]) -> M:
         lease = Lease(shared)
         try:
-            return open_model(
-                info.path, lease, self.policy.cache, context=context,
-                sequences=self.policy.parallel, pages=pages, progress=progress,
-            )  # fmt: skip
+            return load(lease, pages)
         except BaseException:
             lease.close()
             raise
@@ -345,7 +362,7 @@ def workspace_bytes(need: Footprint, rows: int) -> int:
     return need.workspace_bytes() + rows * 3 * 4 * need.vocabulary + 8 * MiB
 
 
-def device_bytes(loaded: LoadedModel) -> int:
+def device_bytes(loaded: LoadedModel | EmbeddingModel) -> int:
     lease = loaded.device
     assert isinstance(lease, Lease)
     return lease.used_bytes

@@ -34,7 +34,7 @@ from exosuit.serve.facts import LoadedInfo, ModelInfo, PullProgress, Status
 from exosuit.serve.metrics import Metrics
 from exosuit.serve.pool import Held, Policy, Pool
 from exosuit.serve.pulling import watched
-from exosuit.serve.worker import Stream
+from exosuit.serve.worker import Stream, Worker
 
 __all__ = ["PullProgress", "ServedModel", "Service", "Setup", "Stream"]
 
@@ -81,11 +81,12 @@ class ServedModel:
 
     @property
     def template(self) -> ChatTemplate | None:
-        return self._held.worker.loaded.template
+        worker = self._held.worker
+        return worker.loaded.template if isinstance(worker, Worker) else None
 
     @property
     def context(self) -> int:
-        return self._held.worker.loaded.engine.context
+        return self._held.worker.context
 
     @property
     def device_name(self) -> str:
@@ -93,20 +94,30 @@ class ServedModel:
 
     def generate(self, request: Request) -> Stream:
         """Begin an answer. RequestError, ContextFull or ServerBusy at once, before any event."""
+        worker = self._held.worker
+        if not isinstance(worker, Worker):
+            raise UnsupportedModel(
+                f"{self.info.name} writes no text",
+                cause=f"its architecture, {self.info.family}, makes embeddings",
+                next="choose another model: exosuit models",
+            )
         self._pool.hold(self._held)
         try:
-            return self._held.worker.generate(request)
+            return worker.generate(request)
         except BaseException:
             self._pool.release(self._held)
             raise
 
     async def embed(self, inputs: list[list[int]]) -> NDArray[np.float32]:
         """[n, width], pooled and normalised as the model says; UnsupportedModel if it is none."""
-        raise UnsupportedModel(
-            f"{self.info.name} makes no embeddings",
-            cause=f"its architecture, {self.info.family}, is one that writes text",
-            next="exosuit pull all-minilm   (an embedding model)",
-        )
+        worker = self._held.worker
+        if isinstance(worker, Worker):
+            raise UnsupportedModel(
+                f"{self.info.name} makes no embeddings",
+                cause=f"its architecture, {self.info.family}, is one that writes text",
+                next="exosuit pull all-minilm   (an embedding model)",
+            )
+        return await worker.embed(inputs)
 
     def release(self) -> None:
         """Start the keep-alive clock; a second call does nothing."""

@@ -154,6 +154,10 @@ class Worker:
     def is_loaded(self) -> bool:
         return hasattr(self, "loaded")
 
+    @property
+    def context(self) -> int:
+        return self.loaded.engine.context
+
     def generate(self, request: Request) -> Stream:
         """Begin an answer; RequestError, ContextFull or ServerBusy at once."""
         generation = self.loaded.engine.prepare(request)
@@ -190,11 +194,11 @@ class Worker:
         except BaseException as problem:
             if not isinstance(problem, ExosuitError):
                 log.exception("loading failed", extra={"model": self.name})
-            self._tell(_fail, self.ready, _explained(problem))
-            self._tell(_finish, self.closed)
+            self._tell(fail, self.ready, explained(problem))
+            self._tell(finish, self.closed)
             return
         self.progress = 1.0
-        self._tell(_finish, self.ready)
+        self._tell(finish, self.ready)
         engine = self.loaded.engine
         while not self._is_closing:
             self._obey(wait=engine.is_idle)
@@ -219,7 +223,7 @@ class Worker:
             self._move(problem)
         except Exception as problem:
             log.exception("a step failed", extra={"model": self.name})
-            engine.fail(_explained(problem))
+            engine.fail(explained(problem))
         else:
             seconds = time.perf_counter() - started
             self._metrics.step(self.name, seconds, engine.active, engine.waiting, len(news))
@@ -269,7 +273,7 @@ class Worker:
         try:
             found = self._place(self._note_progress)
         except Exception as second:
-            lost.engine.fail(_without_device(problem, _explained(second)))
+            lost.engine.fail(_without_device(problem, explained(second)))
             self._is_closing = True
             return
         lost.engine.resume_on(found.runner)
@@ -287,7 +291,7 @@ class Worker:
         self._deliver_all()
         self.loaded.close()
         self.loaded.device.close()
-        self._tell(_finish, self.closed)
+        self._tell(finish, self.closed)
 
     def _note_progress(self, done: int, total: int) -> None:
         self.progress = done / total if total else 0.0
@@ -302,17 +306,20 @@ def _hand_out(batch: list[tuple[Mailbox, list[Event]]]) -> None:
         mailbox.put(events)
 
 
-def _finish(future: asyncio.Future[None]) -> None:
+def finish(future: asyncio.Future[None]) -> None:
+    """On the loop: it is done."""
     if not future.done():
         future.set_result(None)
 
 
-def _fail(future: asyncio.Future[None], problem: ExosuitError) -> None:
+def fail(future: asyncio.Future[None], problem: ExosuitError) -> None:
+    """On the loop: it ended with a problem."""
     if not future.done():
         future.set_exception(problem)
 
 
-def _explained(problem: BaseException) -> ExosuitError:
+def explained(problem: BaseException) -> ExosuitError:
+    """Itself, or what no user caused as an error of three lines."""
     if isinstance(problem, ExosuitError):
         return problem
     return ExosuitError(
