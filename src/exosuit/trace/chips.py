@@ -6,11 +6,13 @@ One entry per kind of chip in `CHIPS`; a chip that is not there is shown in hexa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from exosuit.datasheet import Block, UnknownPacket
-from exosuit.datasheet.registers import Description
-from exosuit.silicon import generic
+from exosuit.datasheet import UnknownPacket
+from exosuit.silicon import generic, pci_ids
+from exosuit.silicon.amd.chips import CHIPS as AMD_CHIPS
+from exosuit.trace.amd import AmdChip
+from exosuit.trace.registers import RegisterNames
 from exosuit.trace.tape import Kind, Record, data_of
 
 MEMORY_LIMIT = 256 << 20
@@ -30,33 +32,6 @@ class ChipMap(Protocol):
         ...
 
 
-class RegisterNames:
-    """Registers of blocks at fixed places: offset to description, for one BAR."""
-
-    def __init__(self, *blocks: tuple[type[Block], int]) -> None:
-        self._found: dict[int, tuple[Description[Any], int, int]] = {}
-        for block, base in blocks:
-            for register in block.REGISTERS.values():
-                for index in range(register.count):
-                    first = base + register.offset + index * register.stride
-                    for half in range(register.kind.WIDTH // 32):
-                        self._found[first + 4 * half] = (register, index, half)
-
-    def explain(self, offset: int, value: int, width: int) -> str:
-        """`NAME = value  field=value`, or nothing."""
-        found = self._found.get(offset)
-        if found is None:
-            return ""
-        register, index, half = found
-        name = register.name if register.count == 1 else f"{register.name}[{index}]"
-        if register.kind.WIDTH == 64 and width == 4:
-            return f"{name}.{('low', 'high')[half]} = {value:08x}"
-        if width * 8 != register.kind.WIDTH:
-            return ""
-        fields = register.kind(value).explain()
-        return f"{name} = {value:0{2 * width}x}{'  ' + fields if fields else ''}"
-
-
 class UnknownChip:
     """A chip that nobody described."""
 
@@ -71,7 +46,7 @@ class GenericChip:
     """The generic card: its registers, and the descriptors behind its doorbell."""
 
     def __init__(self) -> None:
-        self._registers = RegisterNames((generic.Registers, 0))
+        self._registers = RegisterNames((generic.Registers, 0, ""))
         self._memory: dict[str, bytearray] = {}
         self._places: dict[str, list[tuple[int, int, int]]] = {}
         self._ring_base = 0
@@ -165,4 +140,9 @@ CHIPS: dict[tuple[int, int], Callable[[], ChipMap]] = {
 
 def chip_map(vendor: int, device: int) -> ChipMap:
     """The map of a chip, or one that knows nothing."""
+    if vendor == pci_ids.AMD:
+        target = pci_ids.identify(vendor, device).target
+        chip = next((chip for chip in AMD_CHIPS if device == chip.device_id), None)
+        chip = chip or next((chip for chip in AMD_CHIPS if target == chip.target), None)
+        return AmdChip(chip) if chip else UnknownChip()
     return CHIPS.get((vendor, device), UnknownChip)()

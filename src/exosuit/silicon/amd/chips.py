@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from exosuit.datasheet import Block
 from exosuit.errors import UnsupportedCard
 from exosuit.silicon.amd import gfx, hqd, hub, ih, nbio, psp, sdma_registers, smu
-from exosuit.silicon.amd.discovery import Discovery, HardwareId, Version
-from exosuit.units import GiB
+from exosuit.silicon.amd.discovery import Discovery, HardwareId, Ip, Shaders, Version
+from exosuit.units import GiB, KiB
 
 VENDOR_ID = 0x1002
 CLASS_CODE = 0x030000
@@ -269,3 +270,43 @@ discovery table says. Drivers take what the table says. Source: Linux `navi10_ip
 def find_chip(target: str) -> Chip:
     """The product that stands for a target; KeyError for a target without one."""
     return {chip.target: chip for chip in CHIPS}[target]
+
+
+def describe(chip: Chip) -> Discovery:
+    """What the discovery table of a product says."""
+    return Discovery(
+        ips={
+            (hardware_id, 0): Ip(hardware_id, 0, version, BASES[hardware_id])
+            for hardware_id, version in chip.versions.items()
+        },
+        shaders=Shaders(
+            shader_engines=chip.engines,
+            arrays_per_engine=chip.arrays_per_engine,
+            wgps_per_array=chip.wgps_per_array,
+            max_waves_per_simd=16,
+            max_scratch_slots_per_cu=32,
+            lds_bytes=64 * KiB,
+        ),
+    )
+
+
+def placed_blocks(discovery: Discovery) -> list[tuple[type[Block], tuple[int, ...], str]]:
+    """Every described block of a card: its class, its bases in bytes, what precedes its names."""
+    blocks = find_blocks(discovery)
+    gc = discovery.ip(HardwareId.GC).byte_bases
+    mmhub = discovery.ip(HardwareId.MMHUB).byte_bases
+    placed: list[tuple[type[Block], tuple[int, ...], str]] = [
+        (blocks.nbio, discovery.ip(HardwareId.NBIF).byte_bases, ""),
+        (blocks.hdp, discovery.ip(HardwareId.HDP).byte_bases, ""),
+        (blocks.psp, discovery.ip(HardwareId.MP0).byte_bases, "MP0_"),
+        (blocks.smu, discovery.ip(HardwareId.MP1).byte_bases, "MP1_"),
+        (blocks.ih, discovery.ip(HardwareId.OSSSYS).byte_bases, ""),
+        (blocks.gc_hub, gc, blocks.gc_hub.PREFIX),
+        (blocks.mm_hub, mmhub, blocks.mm_hub.PREFIX),
+        (blocks.gfx, gc, ""),
+        (blocks.hqd, gc, ""),
+        (blocks.sdma, gc, ""),
+    ]
+    if blocks.mm_hub is hub.MmHub300:
+        placed.append((hub.Atc300, mmhub, ""))
+    return placed

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import logging
 
-from exosuit.silicon.amd.chips import BASES, CLASS_CODE, VENDOR_ID, Chip, find_blocks
+from exosuit.silicon.amd.chips import BASES, CLASS_CODE, VENDOR_ID, Chip, find_blocks, placed_blocks
 from exosuit.silicon.amd.discovery import HardwareId, read_discovery
-from exosuit.silicon.amd.hub import Atc300, MmHub300
 from exosuit.silicon.amd.nbio import DOORBELL_BAR, MEMORY_BAR, REGISTER_BAR, REGISTER_BYTES
 from exosuit.silicon.amd.paging import entry_kind
 from exosuit.silicon.amd.pm4 import Pm4
@@ -68,26 +67,11 @@ class AmdCard(SoftCard):
         self.name = f"soft:{chip.target}"
         self.chip = chip
         self.memory = LocalMemory(vram)
-        blocks = find_blocks(read_discovery(build_discovery(chip)))
+        found = read_discovery(build_discovery(chip))
+        blocks = find_blocks(found)
         self.registers = registers = RegisterFile(self.refuse)
-        gc = _bytes(HardwareId.GC)
-        for block, base, prefix in (
-            (blocks.nbio, _bytes(HardwareId.NBIF), ""),
-            (blocks.hdp, _bytes(HardwareId.HDP), ""),
-            (blocks.psp, _bytes(HardwareId.MP0), ""),
-            (blocks.smu, _bytes(HardwareId.MP1), ""),
-            (blocks.ih, _bytes(HardwareId.OSSSYS), ""),
-            (blocks.gc_hub, gc, blocks.gc_hub.PREFIX),
-            (blocks.mm_hub, _bytes(HardwareId.MMHUB), blocks.mm_hub.PREFIX),
-            (blocks.gfx, gc, ""),
-            (blocks.hqd, gc, ""),
-            (blocks.sdma, gc, ""),
-        ):
-            registers.declare(block, base, prefix)
-
-        if blocks.mm_hub is MmHub300:
-            registers.declare(Atc300, _bytes(HardwareId.MMHUB))
-
+        for block, bases, prefix in placed_blocks(found):
+            registers.declare(block, bases, prefix)
         self.mode1_resets = 0
         self._compute_time: list[Timeline] = []
         self.ih = Ih(registers, self.memory, self.refuse, self._clock)
@@ -281,10 +265,6 @@ class AmdCard(SoftCard):
 
 def _nothing() -> None:
     """The MM hub translates for nobody here: its clients use MC addresses."""
-
-
-def _bytes(hardware_id: HardwareId) -> list[int]:
-    return [4 * base for base in BASES[hardware_id]]
 
 
 def _config(chip: Chip, vram: int, bar: int) -> ConfigSpace:

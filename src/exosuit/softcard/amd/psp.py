@@ -97,9 +97,9 @@ class Psp:
         self._started = started
         self._smu_loaded = smu_loaded
         self._mode1_reset = mode1_reset
-        registers.on_write("C2PMSG_35", self._bootloader)
-        registers.on_write("C2PMSG_64", self._control)
-        registers.on_write("C2PMSG_67", self._submit)
+        registers.on_write("MP0_C2PMSG_35", self._bootloader)
+        registers.on_write("MP0_C2PMSG_64", self._control)
+        registers.on_write("MP0_C2PMSG_67", self._submit)
         self.power_on()
 
     def power_on(self) -> None:
@@ -112,8 +112,8 @@ class Psp:
         self._toc_loaded = False
         self._read_pointer = 0
         self._kernel_mode = True
-        self._registers.put("C2PMSG_33", FirmwareReady(ready=True))
-        self._registers.put("C2PMSG_35", BootloaderStatus(ready=True))
+        self._registers.put("MP0_C2PMSG_33", FirmwareReady(ready=True))
+        self._registers.put("MP0_C2PMSG_35", BootloaderStatus(ready=True))
 
     # The boot loader.
 
@@ -129,7 +129,7 @@ class Psp:
         if self.os_runs:
             self._refuse(f"{command.name} after the secure OS has started")
             return ready.replace(error=BAD_ORDER)
-        address = self._registers.get("C2PMSG_36") << 20
+        address = self._registers.get("MP0_C2PMSG_36") << 20
         if self._memory.at_mc(address, 1 << 20) is None:
             self._refuse(f"{command.name} from {address:#x}, outside local memory")
             return ready.replace(error=BAD_ORDER)
@@ -147,9 +147,9 @@ class Psp:
 
     def _start_os(self) -> None:
         self.os_runs = True
-        self._registers.put("C2PMSG_58", OS_VERSION)
-        self._registers.put("C2PMSG_81", OS_VERSION)
-        self._registers.put("C2PMSG_64", ControlStatus(ready=True))
+        self._registers.put("MP0_C2PMSG_58", OS_VERSION)
+        self._registers.put("MP0_C2PMSG_81", OS_VERSION)
+        self._registers.put("MP0_C2PMSG_64", ControlStatus(ready=True))
 
     # The ring.
 
@@ -162,20 +162,20 @@ class Psp:
         ready = ControlStatus(ready=True)
         if value == ControlCommand.DESTROY_RINGS:
             self.ring = None
-            self._registers.put("C2PMSG_71", 0)
+            self._registers.put("MP0_C2PMSG_71", 0)
         elif value in (ControlCommand.CREATE_RING_KM, ControlCommand.CREATE_RING_UM):
             self._create(value == ControlCommand.CREATE_RING_KM)
         elif value == ControlCommand.MODE1_RESET:
             self._mode1_reset()
-            return self._registers.get("C2PMSG_64")
+            return self._registers.get("MP0_C2PMSG_64")
         else:
             self._refuse(f"ring control {value:#x}")
             return ready.replace(status=1)
         return ready
 
     def _create(self, kernel_mode: bool) -> None:
-        address = self._registers.get("C2PMSG_69") | self._registers.get("C2PMSG_70") << 32
-        size = self._registers.get("C2PMSG_71")
+        address = self._registers.get("MP0_C2PMSG_69") | self._registers.get("MP0_C2PMSG_70") << 32
+        size = self._registers.get("MP0_C2PMSG_71")
         if self.ring is not None:
             self._refuse("a second ring of the PSP; destroy the first")
         if size == 0 or size % 64 or self._memory.at_mc(address, size) is None:
@@ -186,7 +186,7 @@ class Psp:
         self.ring = address, size
         self._kernel_mode = kernel_mode
         self._read_pointer = 0
-        self._registers.put("C2PMSG_67", 0)
+        self._registers.put("MP0_C2PMSG_67", 0)
 
     def _submit(self, index: int, pointer: int) -> int:
         if self.ring is None:

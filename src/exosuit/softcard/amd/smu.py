@@ -49,8 +49,8 @@ class Smu:
         self._refuse = refuse
         self._is_silent = is_silent
         self._mode1_reset = mode1_reset
-        registers.on_write("C2PMSG_66", self._message)
-        registers.on_write("C2PMSG_75", self._debug_message)
+        registers.on_write("MP1_C2PMSG_66", self._message)
+        registers.on_write("MP1_C2PMSG_75", self._debug_message)
         self.power_on()
 
     def power_on(self) -> None:
@@ -74,25 +74,25 @@ class Smu:
     def _message(self, index: int, number: int) -> int:
         if self._is_silent() or not self.is_loaded:
             return number
-        if self._registers.get("C2PMSG_90") != Response.BUSY:
+        if self._registers.get("MP1_C2PMSG_90") != Response.BUSY:
             self._refuse(f"SMU message {number:#x} with the last response still standing")
         try:
             message = Message(number)
         except ValueError:
             self._refuse(f"SMU message {number:#x}")
-            self._registers.put("C2PMSG_90", Response.UNKNOWN_COMMAND)
+            self._registers.put("MP1_C2PMSG_90", Response.UNKNOWN_COMMAND)
             return number
         if message is Message.MODE1_RESET:
             if self._chip.versions[HardwareId.MP1] not in MODE1_BY_MESSAGE:
-                self._registers.put("C2PMSG_90", Response.UNKNOWN_COMMAND)
+                self._registers.put("MP1_C2PMSG_90", Response.UNKNOWN_COMMAND)
                 return number
             self._mode1_reset()
-            self._registers.put("C2PMSG_90", Response.OK)
+            self._registers.put("MP1_C2PMSG_90", Response.OK)
             return 0
-        response, answer = self._obey(message, self._registers.get("C2PMSG_82"))
+        response, answer = self._obey(message, self._registers.get("MP1_C2PMSG_82"))
         if response is Response.OK:
-            self._registers.put("C2PMSG_82", answer)
-        self._registers.put("C2PMSG_90", response)
+            self._registers.put("MP1_C2PMSG_82", answer)
+        self._registers.put("MP1_C2PMSG_90", response)
         return number
 
     def _debug_message(self, index: int, number: int) -> int:
@@ -100,10 +100,10 @@ class Smu:
             return number
         if number != DebugMessage.MODE1_RESET:
             self._refuse(f"SMU debug message {number:#x}")
-            self._registers.put("C2PMSG_54", Response.UNKNOWN_COMMAND)
+            self._registers.put("MP1_C2PMSG_54", Response.UNKNOWN_COMMAND)
             return number
         self._mode1_reset()
-        self._registers.put("C2PMSG_54", Response.OK)
+        self._registers.put("MP1_C2PMSG_54", Response.OK)
         return 0
 
     def _obey(self, message: Message, argument: int) -> tuple[Response, int]:
