@@ -21,7 +21,6 @@ from exosuit.serve.sending import Json
 from exosuit.serve.service import Service
 
 _LOG = logging.getLogger(__name__)
-_USUAL = {400: "a malformed request", 404: "an unknown name", 422: "not with this model"}
 
 
 def make_app(service: Service, rules: Rules | None = None) -> FastAPI:
@@ -32,10 +31,6 @@ def make_app(service: Service, rules: Rules | None = None) -> FastAPI:
         description="Local models, in the dialects of OpenAI, Ollama and Anthropic.",
         docs_url=None,  # the page would load its scripts from elsewhere
         redoc_url=None,
-        responses={
-            status: {"description": said, "content": {"application/json": {}}}
-            for status, said in _USUAL.items()
-        },
         separate_input_output_schemas=False,
     )
     app.state.service = service

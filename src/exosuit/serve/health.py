@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 
 from exosuit.serve.exchange import service_of
 from exosuit.serve.fields import Told
+from exosuit.serve.problems import OpenaiError, told_as
 from exosuit.serve.sending import Json
 
 
@@ -17,7 +18,7 @@ class Health(Told):
 
 def router() -> APIRouter:
     """/health, /ready and /metrics."""
-    room = APIRouter(tags=["Operations"])
+    room = APIRouter(tags=["Operations"], responses=told_as(OpenaiError))
 
     @room.get("/health", response_model=Health)
     async def health() -> Health:  # pyright: ignore[reportUnusedFunction]

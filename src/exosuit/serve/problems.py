@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from exosuit.errors import (
     CardError,
@@ -92,6 +94,43 @@ def _code(error: ExosuitError, status: int) -> str | None:
             return "model_too_large"
         case _:
             return "invalid_api_key" if status == 401 else None
+
+
+class OpenaiFacts(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenaiError(BaseModel):
+    """How OpenAI's clients read an error."""
+
+    error: OpenaiFacts
+
+
+class OllamaError(BaseModel):
+    """How Ollama's clients read one."""
+
+    error: str
+
+
+class AnthropicFacts(BaseModel):
+    type: str
+    message: str
+
+
+class AnthropicError(BaseModel):
+    """How Anthropic's clients read one."""
+
+    type: Literal["error"]
+    error: AnthropicFacts
+    request_id: str
+
+
+def told_as(error: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """For the description of a dialect's routes: whatever goes wrong is told so."""
+    return {"default": {"model": error, "description": "an error, with the status that fits"}}
 
 
 def body_for(path: str, problem: Problem) -> dict[str, Any]:

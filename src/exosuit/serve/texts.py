@@ -9,7 +9,7 @@ from pydantic import Field
 
 from exosuit.serve.exchange import service_of
 from exosuit.serve.fields import Closed, Told
-from exosuit.serve.problems import Refusal
+from exosuit.serve.problems import OpenaiError, Refusal, told_as
 
 
 class TokenizeRequest(Closed):
@@ -44,7 +44,7 @@ class Detokenized(Told):
 
 def router() -> APIRouter:
     """Text to a model's tokens and back."""
-    room = APIRouter(tags=["Texts"])
+    room = APIRouter(tags=["Texts"], responses=told_as(OpenaiError))
 
     @room.post("/tokenize", response_model=Tokenized)
     async def tokenize(  # pyright: ignore[reportUnusedFunction]

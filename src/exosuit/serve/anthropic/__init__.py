@@ -7,10 +7,11 @@ as Anthropic does.
 from fastapi import APIRouter
 
 from exosuit.serve.anthropic import messages
+from exosuit.serve.problems import AnthropicError, told_as
 
 
 def router() -> APIRouter:
     """/v1/messages."""
-    whole = APIRouter(tags=["Anthropic"])
+    whole = APIRouter(tags=["Anthropic"], responses=told_as(AnthropicError))
     whole.include_router(messages.router)
     return whole

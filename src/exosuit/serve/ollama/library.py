@@ -91,9 +91,11 @@ class VersionTold(Told):
 
 @router.get("/", response_class=PlainTextResponse)
 @router.head("/", response_class=PlainTextResponse, include_in_schema=False)
-async def running() -> str:
-    """What clients ask to see whether somebody is there."""
-    return "Ollama is running"
+async def running(request: Request) -> Response:
+    """What clients ask to see whether somebody is there; browsers are shown to the page."""
+    if "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse("/web/", headers={"vary": "Accept"})
+    return PlainTextResponse("Ollama is running", headers={"vary": "Accept"})
 
 
 @router.get("/api/version", response_model=VersionTold)
