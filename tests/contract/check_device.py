@@ -61,38 +61,41 @@ def check_device(make: Make) -> None:
 
 # Programs -------------------------------------------------------------------------------------
 
+# One wave on a GPU, all of whose lanes do the same at the same time.
+ALIKE = kernel(group_size=32)
 
-@kernel
+
+@ALIKE
 def mix(source: In[i32], out: Out[i32]) -> None:
     """Each cell from two others, so that every workgroup depends on work of other ones."""
     g = group()
     out[g] = (source[g] * 3 + source[(g + 17) % CELLS] + 1) & 0xFFFF
 
 
-@kernel
+@ALIKE
 def grow(cells: InOut[i32]) -> None:
     g = group()
     cells[g] = (cells[g] * 5 + 3) & 0xFFFF
 
 
-@kernel
+@ALIKE
 def fill(cells: Out[i32], value: Scalar[i32]) -> None:
     cells[group()] = value
 
 
-@kernel
+@ALIKE
 def scalars(out: Out[f32], small: Scalar[i32], large: Scalar[i64], real: Scalar[f32]) -> None:
     out[0] = small.to(f32)
     out[1] = (large >> 32).to(i32).to(f32)
     out[2] = real
 
 
-@kernel
+@ALIKE
 def widen(source: In[u8], out: Out[i32]) -> None:
     out[group()] = source[group()].to(i32)
 
 
-@kernel
+@ALIKE
 def meet(mine: InOut[i32], theirs: InOut[i32], met: Out[i32], turns: Scalar[i32]) -> None:
     """Raise a flag, wait for another's, and say whether it came."""
     atomic_add(mine, 0, 1)

@@ -1,1 +1,6 @@
-"""AMD cards as devices: boot, memory, queues, programs, faults."""
+"""AMD cards: a PCI function becomes a `Device`; see `card` for the boot, `device` for the rest."""
+
+from exosuit.driver.amd.card import Card
+from exosuit.driver.amd.device import AmdDevice
+
+__all__ = ["AmdDevice", "Card"]

@@ -1,0 +1,128 @@
+"""What is allocated on one card: local memory and host memory, each at a virtual address.
+
+Between buffers lies unmapped room, so that a program that runs over the end of one faults instead
+of changing the next. Everything has a name, for people who read about faults and full memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exosuit.driver.amd.faults import Named
+from exosuit.driver.amd.vm import LARGE_PAGE, AddressSpace
+from exosuit.driver.ranges import Range, Ranges
+from exosuit.errors import DoesNotFit
+from exosuit.link.function import DmaMemory
+from exosuit.silicon.amd.paging import PAGE
+from exosuit.units import GiB, GpuAddress, human_bytes, round_up
+
+ADDRESSES = 1024 * GiB
+"""Virtual addresses that are given out; the lowest free ones first."""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Memory at `address`: pieces of local memory, or host memory."""
+
+    name: str
+    address: GpuAddress
+    size: int
+    reserved: int
+    pieces: tuple[Range, ...]
+    host: DmaMemory | None
+
+
+class Memory:
+    """The allocator of one card.
+
+    local  local memory that is free to be used
+    """
+
+    def __init__(self, space: AddressSpace, local: Ranges, va_base: int) -> None:
+        self._space = space
+        self._local = local
+        self._addresses = Ranges(va_base, va_base + ADDRESSES)
+        self._live: dict[int, Allocation] = {}
+        self.local_bytes = local.free_bytes
+
+    def take(self, size: int, name: str) -> Allocation:
+        """Local memory. Raises DoesNotFit, with what takes the room."""
+        granule = LARGE_PAGE if size >= LARGE_PAGE else PAGE
+        reserved = round_up(max(size, 1), granule)
+        pieces = None
+        if reserved <= self._local.free_bytes:
+            pieces = self._local.take_pieces(reserved, granule)
+            if pieces is None and granule != PAGE:
+                pieces = self._local.take_pieces(reserved, PAGE)
+        if pieces is None:
+            raise self._full(size, name)
+        address = self._place(reserved, granule)
+        self._space.map(address, pieces, system=False)
+        return self._keep(Allocation(name, address, size, reserved, tuple(pieces), None))
+
+    def map_host(self, memory: DmaMemory, name: str) -> Allocation:
+        """Host memory, made visible to programs and queues."""
+        reserved = round_up(memory.size, PAGE)
+        granule = LARGE_PAGE if reserved >= LARGE_PAGE else PAGE
+        address = self._place(reserved, granule)
+        pieces: list[tuple[int, int]] = []
+        left = reserved
+        for segment in memory.segments:
+            pieces.append((segment.address, min(round_up(segment.size, PAGE), left)))
+            left -= pieces[-1][1]
+        assert left == 0, "DMA memory has fewer segments than bytes"
+        self._space.map(address, [p for p in pieces if p[1]], system=True)
+        return self._keep(Allocation(name, address, memory.size, reserved, (), memory))
+
+    def give(self, allocation: Allocation) -> None:
+        """Take back memory that nothing uses any more, in any queue."""
+        del self._live[allocation.address]
+        self._space.unmap(allocation.address, allocation.reserved)
+        for piece in allocation.pieces:
+            self._local.give(piece.start, piece.size)
+        self._addresses.give(allocation.address, allocation.reserved + self._gap(allocation))
+        if allocation.host is not None:
+            self._space.flush()  # the card must have forgotten it before it is somebody else's
+            allocation.host.free()
+
+    def flush(self) -> None:
+        """Let the card know of all maps; before anything is submitted that uses them."""
+        self._space.flush()
+
+    def named(self) -> list[Named]:
+        """Every buffer, by address."""
+        found = [Named(a.name, a.address, a.size) for a in self._live.values()]
+        return sorted(found, key=lambda buffer: buffer.address)
+
+    def _place(self, reserved: int, granule: int) -> GpuAddress:
+        address = self._addresses.take(reserved + granule, granule)
+        if address is None:
+            raise DoesNotFit(
+                f"no virtual addresses are left for {human_bytes(reserved)}",
+                cause=f"{human_bytes(ADDRESSES)} are in use",
+                next="use a smaller model",
+            )
+        return GpuAddress(address)
+
+    @staticmethod
+    def _gap(allocation: Allocation) -> int:
+        return LARGE_PAGE if allocation.reserved >= LARGE_PAGE else PAGE
+
+    def _keep(self, allocation: Allocation) -> Allocation:
+        self._live[allocation.address] = allocation
+        return allocation
+
+    def _full(self, size: int, name: str) -> DoesNotFit:
+        largest = sorted(
+            (a for a in self._live.values() if a.host is None), key=lambda a: -a.reserved
+        )[:3]
+        holders = ", ".join(f"{a.name} {human_bytes(a.size)}" for a in largest)
+        free = self._local.free_bytes
+        return DoesNotFit(
+            f"{human_bytes(size)} for {name} do not fit; the card has {human_bytes(free)} free",
+            cause=f"it has {human_bytes(self.local_bytes)} for buffers"
+            + (f"; most is taken by {holders}" if holders else ""),
+            next="use a smaller --context or a smaller model:  exosuit plan MODEL",
+            wanted=size,
+            free=free,
+        )
