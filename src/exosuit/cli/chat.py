@@ -15,7 +15,7 @@ from exosuit.engine.session import Chat, Continuation
 from exosuit.errors import RequestError, TemplateFailed
 
 if TYPE_CHECKING:
-    from exosuit.engine.open import LoadedModel
+    from exosuit.cli.run import Model
 
 HELP = '''/clear          forget the conversation
 /system TEXT    what the model is told first; alone: show it, with "": none
@@ -151,12 +151,15 @@ class Conversation:
 
 
 def converse(
-    loaded: LoadedModel,
+    loaded: Model,
     partner: Chat | Continuation,
     told: Callable[[Generation], None] | None = None,
 ) -> int:
     """A chat on the terminal."""
+    from exosuit.cli.run import device_of
+
     if importlib.util.find_spec("readline") is not None:
         importlib.import_module("readline")  # gives `input` its editing and its history
-    render.note(f"{loaded.name} on {loaded.device.name}; /help for help")
+    where = device_of(loaded) or "the running server"
+    render.note(f"{loaded.name} on {where}; /help for help")
     return Conversation(partner, loaded.engine.context, input, told).run()

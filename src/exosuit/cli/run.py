@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from exosuit.engine.open import LoadedModel
     from exosuit.engine.request import Generation
     from exosuit.engine.session import Chat, Continuation
+    from exosuit.serve.remote import RemoteModel
+
+    Model = LoadedModel | RemoteModel
 
 EXAMPLE = """exosuit run                                    a chat with the demonstration model
   exosuit run smollm2 "Why is the sky blue?" --max-tokens 100
@@ -149,14 +152,23 @@ def _sampling(arguments: argparse.Namespace) -> Sampling:
 # The model --------------------------------------------------------------------------------
 
 
-def open_for(arguments: argparse.Namespace, settings: Settings) -> LoadedModel:
-    """The model and device that the command line names, with progress if it takes long."""
+def open_for(arguments: argparse.Namespace, settings: Settings) -> Model:
+    """The model and device that the command line names, with progress if it takes long.
+
+    If a server is up, its model, unless the command line says where to compute.
+    """
     from exosuit import open_device
     from exosuit.engine.open import open_model
     from exosuit.models.pull import resolve_model
     from exosuit.models.store import Store
 
     path = resolve_model(arguments.model, Store(settings.model_store), progress=render.Bar())
+    if not (arguments.device or arguments.threads):
+        from exosuit.serve.remote import served
+
+        remote = served(path, settings, arguments.context)
+        if remote is not None:
+            return remote
     device = open_device(arguments.device or settings.device, settings, arguments.threads)
     with _Loading(f"loading {path.name}") as loading:
         loaded = open_model(
@@ -214,7 +226,7 @@ class _Loading:
 
 
 def partner_for(
-    loaded: LoadedModel, arguments: argparse.Namespace, sampling: Sampling
+    loaded: Model, arguments: argparse.Namespace, sampling: Sampling
 ) -> Chat | Continuation:
     """Who answers: a chat through the file's template, or one who continues texts."""
     from exosuit.engine.session import Chat, Continuation
@@ -239,9 +251,7 @@ def partner_for(
     )  # fmt: skip
 
 
-def _answer(
-    prompt: str, loaded: LoadedModel, arguments: argparse.Namespace, sampling: Sampling
-) -> int:
+def _answer(prompt: str, loaded: Model, arguments: argparse.Namespace, sampling: Sampling) -> int:
     from exosuit.cli.chat import CtrlC, show
 
     partner = partner_for(loaded, arguments, sampling)
@@ -258,22 +268,27 @@ def _answer(
     return 130 if generation.finish_reason == "cancelled" else 0
 
 
-def document(loaded: LoadedModel, generation: Generation) -> dict[str, Any]:
+def document(loaded: Model, generation: Generation) -> dict[str, Any]:
     """What `--json` prints; rates are null where there was too little to measure."""
+    from exosuit.serve.remote import RemoteModel
+
     usage = generation.usage
     first = generation.first_token_s
+    load_s = compile_s = 0.0  # a server's model is there already
+    if not isinstance(loaded, RemoteModel):
+        load_s, compile_s = loaded.timings.load_s, loaded.timings.compile_s
     return {
         "text": generation.text,
         "tokens": generation.tokens,
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "finish_reason": generation.finish_reason,
-        "device": loaded.device.name,
+        "device": device_of(loaded),
         "model": loaded.name,
         "seed": generation.request.sampling.seed,
         "timings": {
-            "load_s": round(loaded.timings.load_s, 4),
-            "compile_s": round(loaded.timings.compile_s, 4),
+            "load_s": round(load_s, 4),
+            "compile_s": round(compile_s, 4),
             "time_to_first_token_s": _rounded(
                 None if first is None else first - generation.submitted_s
             ),
@@ -287,8 +302,21 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def explain_memory(loaded: LoadedModel) -> None:
+def device_of(loaded: Model) -> str:
+    """The device's name; "" before a server has answered."""
+    from exosuit.serve.remote import RemoteModel
+
+    return loaded.engine.device if isinstance(loaded, RemoteModel) else loaded.device.name
+
+
+def explain_memory(loaded: Model) -> None:
     """Where it runs, what it holds, how long it took to be ready; on stderr."""
+    from exosuit.serve.remote import RemoteModel
+
+    if isinstance(loaded, RemoteModel):
+        render.note(f"model      {loaded.name}, {loaded.path}")
+        render.note("server     answers are made by the running server; see  exosuit ps")
+        return
     report, device = loaded.report, loaded.device
     render.note(f"device     {device.name}: {device.target}, {device.parallel_groups} at a time")
     render.note(f"model      {loaded.name}, {loaded.path}")

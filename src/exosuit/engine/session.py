@@ -8,10 +8,9 @@ was said of it stays, and a question that got no answer at all is taken back.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from exosuit.engine.batch import Sampling
-from exosuit.engine.engine import Engine
 from exosuit.engine.request import Event, Generation, Request
 from exosuit.errors import ContextFull
 
@@ -20,12 +19,29 @@ if TYPE_CHECKING:
     from exosuit.models.tokenizer import Tokenizer
 
 
+class Answers(Protocol):
+    """Who answers requests: an `Engine` here, or one in the process that owns the device."""
+
+    @property
+    def context(self) -> int: ...
+
+    def submit(self, request: Request) -> Generation: ...
+
+    def stream(
+        self, request: Request, is_cancelled: Callable[[], bool] = ...
+    ) -> Generator[Event, None, Generation]: ...
+
+    def follow(
+        self, generation: Generation, is_cancelled: Callable[[], bool] = ...
+    ) -> Generator[Event, None, Generation]: ...
+
+
 class Chat:
     """One conversation. `sampling`, `max_tokens` and `stop` hold for every answer from now on."""
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Answers,
         tokenizer: Tokenizer,
         template: ChatTemplate,
         *,
@@ -99,7 +115,7 @@ class Continuation:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Answers,
         tokenizer: Tokenizer,
         *,
         sampling: Sampling | None = None,

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from exosuit.engine.batch import Sampled
 from exosuit.engine.request import Event, Generation, Request
+from exosuit.engine.runner import DEFAULT_CONTEXT
 from exosuit.errors import ExosuitError, LinkLost
-from exosuit.serve.control import error_from, request_words
 from exosuit.serve.owner import connect_privately
+from exosuit.serve.wire import error_from, event_from, request_words
 from exosuit.settings import Settings
 
 _POLL_S = 0.05
@@ -122,8 +122,8 @@ class RemoteEngine:
     device  that the last answer came from; "" before the first
     """
 
-    def __init__(self, client: Client, model: str, context: int) -> None:
-        self.context = context
+    def __init__(self, client: Client, model: str, context: int | None) -> None:
+        self.context = context or DEFAULT_CONTEXT
         self.device = ""
         self._client = client
         self._model = model
@@ -157,7 +157,7 @@ class RemoteEngine:
                 if "done" in words:
                     _complete(generation, words["done"])
                     break
-                generation.tell(_event(words["event"]))
+                generation.tell(event_from(words["event"]))
                 yield from generation.take()
             else:
                 if not is_cancelled():
@@ -192,12 +192,6 @@ def _lines(
         if not line:
             return
         yield json.loads(line)
-
-
-def _event(words: dict[str, Any]) -> Event:
-    token = words["token"]
-    sampled = None if token is None else Sampled(token[0], token[1], tuple(map(tuple, token[2])))
-    return Event(words["text"], sampled, words["finish_reason"])
 
 
 def _complete(generation: Generation, words: dict[str, Any]) -> None:
