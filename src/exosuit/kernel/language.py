@@ -253,12 +253,12 @@ def sincos(x: Value) -> tuple[Value, Value]:
 
 
 def sigmoid(x: Value) -> Value:
-    return constant_like(x, 1.0) / (exp(-x) + 1.0)
+    return reciprocal(exp(-x) + 1.0)
 
 
 def tanh(x: Value) -> Value:
     # exp overflows to infinity for large x and 2/inf is the right 0.
-    return 1.0 - 2.0 / (exp(x * 2.0) + 1.0)
+    return 1.0 - reciprocal(exp(x * 2.0) + 1.0) * 2.0
 
 
 __all__ = [

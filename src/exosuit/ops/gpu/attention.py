@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from exosuit.errors import UnsupportedModel
 from exosuit.kernel import (
     DType,
     In,
@@ -57,8 +56,8 @@ from exosuit.ops.cache import PAGE
 
 WAVES = 8
 _WAVE = 32
-MOST_ROWS = 24
-"""Rows of a tile whose weights fit into the 64 KiB of shared memory."""
+# Rows that a wave works on at a time, more of them one after the other: what registers hold.
+_ROWS = {"f16": 16, "q8": 8}
 
 
 @kernel(group_size=_WAVE * WAVES)
@@ -78,21 +77,15 @@ def attention_gpu(
     shape: Attention,
 ) -> None:
     """As `ops.attention.attention`. `kv_heads * tile_count * splits` groups."""
-    if shape.rows > MOST_ROWS:
-        raise UnsupportedModel(
-            f"{shape.repeat} query heads share a kv head",
-            cause=f"attention on a GPU takes {MOST_ROWS} rows at a time",
-            next="exosuit run --device cpu",
-            rows=shape.rows,
-        )
     inner = tile_count * shape.splits
     kv_head, rest = group() // inner, group() % inner
     tile = tiles.at(rest // shape.splits * 4)
     first, count = tile.load(0), tile.load(1)
     split = rest % shape.splits
-    with when(count > 0):
-        slot = page_table.at(tile.load(2) * page_columns)
-        work = _Wave(shape, queries, positions, first, count, kv_head)
+    slot = page_table.at(tile.load(2) * page_columns)
+    rows = min(shape.rows, _ROWS[shape.cache.kind])
+    for base in loop(count * shape.repeat, step=rows):
+        work = _Wave(shape, rows, queries, positions, first, count, kv_head, base)
         last = positions[first + count - 1]
         start = split + wave() * shape.splits
         if shape.window:
@@ -114,42 +107,49 @@ def attention_gpu(
             work.store(out)
         else:
             work.store_partial(out, split)
+        barrier()
 
 
 class _Wave:
-    """What a wave holds of a tile: each row's running maximum and sum, and its output."""
+    """What a wave holds of `count` rows of a tile: running maxima and sums, and outputs."""
 
     def __init__(
         self,
         shape: Attention,
+        count: int,
         queries: Pointer[DType],
         positions: Pointer[DType],
-        first: Value,
-        count: Value,
+        first_token: Value,
+        tokens: Value,
         kv_head: Value,
+        base: Value,
     ) -> None:
-        self.shape = shape
+        self.shape, self.rows = shape, count
         self.size = shape.cache.head_dim
-        self.first, self.count, self.kv_head = first, count, kv_head
         self.lane = wave_lane()
-        # A short tile works on its last token again, and does not store that.
-        tokens = [first + minimum(count - 1, t) for t in range(shape.tile_tokens)]
+        self.base, self.first_token, self.kv_head = base, first_token, kv_head
+        self.present = minimum(tokens * shape.repeat - base, count)
+        # Past the last row it is worked on again, and that is not stored.
+        places = [self._place(minimum(self.present - 1, row)) for row in range(count)]
         width = shape.query_heads * self.size
         self.queries = [
-            queries.at(token.to(i64) * width).at((kv_head * shape.repeat + k) * self.size)
-            for token in tokens
-            for k in range(shape.repeat)
+            queries.at(token.to(i64) * width).at(head * self.size) for token, head in places
         ]
-        self.own = [positions[token] for token in tokens for _ in range(shape.repeat)]
+        self.own = [positions[token] for token, _ in places]
         self.each_lane = -(-self.size // _WAVE)
-        rows = range(shape.rows)
+        rows = range(count)
         self.maxima = [variable(constant(f32, LOWEST)) for _ in rows]
         self.sums = [variable(zeros(f32)) for _ in rows]  # of this lane's tokens only
         self.outputs = [[variable(zeros(f32)) for _ in range(self.each_lane)] for _ in rows]
-        self.everything = shared(f32, max(WAVES * shape.rows * PAGE, shape.rows * self.size))
-        self.weights = self.everything.at(wave() * (shape.rows * PAGE))
-        self.all_maxima = shared(f32, WAVES * shape.rows)
-        self.all_sums = shared(f32, WAVES * shape.rows)
+        self.everything = shared(f32, count * max(WAVES * PAGE, self.size))
+        self.weights = self.everything.at(wave() * (count * PAGE))
+        self.all_maxima = shared(f32, WAVES * count)
+        self.all_sums = shared(f32, WAVES * count)
+
+    def _place(self, row: Value) -> tuple[Value, Value]:
+        """Token and query head of a row."""
+        number, repeat = self.base + row, self.shape.repeat
+        return self.first_token + number // repeat, self.kv_head * repeat + number % repeat
 
     # A page -------------------------------------------------------------------------------
 
@@ -259,7 +259,7 @@ class _Wave:
 
     def meet(self) -> None:
         """All waves' outputs of all rows, added up in order, into shared memory."""
-        rows = self.shape.rows
+        rows = self.rows
         for row in range(rows):
             total = wave_reduce("add", self.sums[row].value)
             self.all_maxima.store(self.maxima[row].value, wave() * rows + row)
@@ -281,25 +281,21 @@ class _Wave:
     def _peak(self, row: Value) -> Value:
         peak = self.all_maxima[row]
         for w in range(1, WAVES):
-            peak = maximum(peak, self.all_maxima[row + w * self.shape.rows])
+            peak = maximum(peak, self.all_maxima[row + w * self.rows])
         return peak
 
     def _total(self, row: Value, peak: Value) -> Value:
         total: Value = zeros(f32)
         for w in range(WAVES):
-            place = row + w * self.shape.rows
+            place = row + w * self.rows
             total = fma(exp(self.all_maxima[place] - peak), self.all_sums[place], total)
         return total
 
     def _rows(self) -> Iterator[tuple[Value, Value]]:
         """Each row of the tile's tokens, and its token and query head as a line of outputs."""
-        repeat = self.shape.repeat
-        for row in loop(self.count * repeat):
-            token, head = row // repeat, row % repeat
-            yield (
-                row,
-                (self.first + token) * self.shape.query_heads + (self.kv_head * repeat + head),
-            )
+        for row in loop(self.present):
+            token, head = self._place(row)
+            yield row, token * self.shape.query_heads + head
 
     def store(self, out: Pointer[DType]) -> None:
         for row, line in self._rows():

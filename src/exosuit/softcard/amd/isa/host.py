@@ -86,7 +86,7 @@ def _target_machine() -> llvm.TargetMachine:
     """A new one, since an engine takes possession of its own."""
     _initialise()
     return llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=_features(), opt=1, reloc="pic", codemodel="small"
+        cpu=llvm.get_host_cpu_name(), features=_features(), opt=1, reloc="pic", codemodel="large"
     )
 
 
