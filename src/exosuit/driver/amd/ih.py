@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from exosuit.driver.amd.registers import Registers
 from exosuit.link.function import DmaMemory
-from exosuit.silicon.amd.ih import ENTRY_BYTES, Entry, RingControl, WritePointer
+from exosuit.silicon.amd.ih import BUS_ADDRESS, ENTRY_BYTES, Entry, RingControl, WritePointer
 from exosuit.units import KiB
 
 RING_BYTES = 64 * KiB
-_BUS_ADDRESS = 2
-"""`RingControl.mc_space` for a ring in host memory."""
 
 
 class InterruptRing:
@@ -45,7 +43,7 @@ class InterruptRing:
             wptr_overflow_clear=True,
             mc_snoop=True,
             rptr_rearm=True,
-            mc_space=_BUS_ADDRESS,
+            mc_space=BUS_ADDRESS,
         )
         where = self._pointer.bus_address(self._pointer_offset)
         self._ih.IH_RB_CNTL.write(control)

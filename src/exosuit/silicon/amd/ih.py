@@ -14,6 +14,8 @@ from enum import IntEnum
 from exosuit.datasheet import Block, Struct, Word, at, bits, flag, u32, word
 
 ENTRY_BYTES = 32
+BUS_ADDRESS, LOCAL_MEMORY = 2, 4
+"""Values of `RingControl.mc_space`: where the ring and its write-back lie."""
 
 
 class RingControl(Word):

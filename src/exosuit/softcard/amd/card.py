@@ -74,7 +74,7 @@ class AmdCard(SoftCard):
             registers.declare(block, bases, prefix)
         self.mode1_resets = 0
         self._compute_time: list[Timeline] = []
-        self.ih = Ih(registers, self.memory, self.refuse, self._clock)
+        self.ih = Ih(registers, self.memory, self.refuse, self._clock, self.dma_write)
         walker = Walker(entry_kind(blocks.generation), self.memory, self.host, self.refuse)
         self.tlb = Tlb(self.memory)
         self.gc_hub, self.mm_hub = (
