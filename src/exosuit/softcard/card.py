@@ -83,6 +83,8 @@ class SoftCard:
         self.silent = False
         self.waiting = False
         self.transport_fault: FaultKind | None = None
+        self.page_fault = False
+        self.program_fault = False
         self._dma_fault = False
         self._torn = False
         self._ones = False
@@ -220,6 +222,10 @@ class SoftCard:
                     self._dma_fault = True
                 case FaultKind.TORN:
                     self._torn = True
+                case FaultKind.PAGE:
+                    self.page_fault = True
+                case FaultKind.PROGRAM:
+                    self.program_fault = True
                 case FaultKind.STALL | FaultKind.DROP:
                     self.transport_fault = kind
 
@@ -228,9 +234,18 @@ class SoftCard:
             return False
         return self.config.command.memory_space and self.config.address(bar) != 0
 
+    @property
+    def has_dma_fault(self) -> bool:
+        """Whether the schedule wants the next DMA access refused."""
+        return self._dma_fault
+
+    def take_dma_fault(self) -> bool:
+        """Whether the host refuses this DMA access: always, or by the schedule, once."""
+        due, self._dma_fault = self._dma_fault or self.unplugged, False
+        return due
+
     def _dma(self, address: int, size: int) -> list[memoryview]:
-        if self.unplugged or self._dma_fault:
-            self._dma_fault = False
+        if self.take_dma_fault():
             raise HostFault(address, size)
         if not self.config.command.bus_master:
             self.refuse(f"DMA at {address:#x} while bus mastering is off")

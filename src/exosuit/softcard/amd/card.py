@@ -75,7 +75,9 @@ class AmdCard(SoftCard):
         self.mode1_resets = 0
         self._compute_time: list[Timeline] = []
         self.ih = Ih(registers, self.memory, self.refuse, self._clock, self.dma_write)
-        walker = Walker(entry_kind(blocks.generation), self.memory, self.host, self.refuse)
+        walker = Walker(
+            entry_kind(blocks.generation), self.memory, self.host, self.refuse, self.take_dma_fault
+        )
         self.tlb = Tlb(self.memory)
         self.gc_hub, self.mm_hub = (
             Hub(
@@ -87,6 +89,7 @@ class AmdCard(SoftCard):
                 self.refuse,
                 invalidate=self.tlb.flush if described is blocks.gc_hub else _nothing,
                 can_master=lambda: self.config.command.bus_master and not self.unplugged,
+                fails=self._take_page_fault,
             )
             for described in (blocks.gc_hub, blocks.mm_hub)
         )
@@ -96,10 +99,12 @@ class AmdCard(SoftCard):
         self.gfx = Gfx(
             registers,
             self.refuse,
-            drop_compute=lambda: self.compute.drop(),
+            drop_compute=self._drop_compute,
             drop_copies=lambda: self.sdma.drop(),
         )
-        self.programs: Programs = Translated(chip.target, self.tlb, options.cache, options.threads)
+        self.programs: Programs = Translated(
+            chip.target, self.tlb, options.cache, options.threads, self._take_program_fault
+        )
         self.compute = ComputeQueues(
             registers,
             self.memory,
@@ -117,6 +122,7 @@ class AmdCard(SoftCard):
             self._timeline(),
             self.refuse,
             bandwidth=chip.bandwidth,
+            is_loaded=lambda: self.gfx.is_started,
         )
         self.smu = Smu(
             registers,
@@ -148,6 +154,8 @@ class AmdCard(SoftCard):
 
     def step(self) -> bool:
         """Let every engine go as far as it can; whether one of them waits."""
+        if self.page_fault or self.has_dma_fault:
+            self.tlb.flush()  # so that the access that is to fail is looked up
         moved = True
         while moved:
             moved = False
@@ -159,6 +167,18 @@ class AmdCard(SoftCard):
                 moved = True
                 self._others_wait_for(self.sdma.timeline)
         return self.sdma.waiting or any(q.waiting for q in self.compute.queues.values())
+
+    def _take_page_fault(self) -> bool:
+        due, self.page_fault = self.page_fault, False
+        return due
+
+    def _take_program_fault(self) -> bool:
+        due, self.program_fault = self.program_fault, False
+        return due
+
+    def _drop_compute(self) -> None:
+        self.hung = False  # what hangs is the engine that is being reset
+        self.compute.drop()
 
     @property
     def elapsed_ns(self) -> float:

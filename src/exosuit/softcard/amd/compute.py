@@ -62,12 +62,14 @@ class ComputeQueue:
         decoded: Decoded[Pm4],
         timeline: Timeline,
         make: Callable[[ComputeQueue], Processor],
+        stop: Callable[[ComputeQueue, QueueError], None],
     ) -> None:
         self.key = key
         self.ring = ring
         self._tlb = tlb
         self._decoded = decoded
         self.timeline = timeline
+        self._stop = stop
         self.processor = make(self)
         self.execution: Execution[Pm4] = Execution(self.processor.obey, self._consumed)
         self.waiting = False
@@ -85,7 +87,12 @@ class ComputeQueue:
             if self.execution.is_idle:
                 if ring.fetched == ring.write_pointer:
                     break
-                self.execution.call(self._decoded(self._fetch()))
+                faults = self._tlb.faults
+                stream = self._fetch()
+                if self._tlb.faults != faults:
+                    self._stop(self, QueueError(pq_utcl1_error=True))
+                    break
+                self.execution.call(self._decoded(stream))
             outcome = self.execution.run()
             if outcome is Outcome.WAITING:
                 self.waiting = True
@@ -180,7 +187,13 @@ class ComputeQueues:
             self._refuse(f"CP_HQD_ACTIVE while {reason}")
             return 0
         self.queues[key] = ComputeQueue(
-            key, self._latch(), self._tlb, self._decoded, self._timeline(), self._processor
+            key,
+            self._latch(),
+            self._tlb,
+            self._decoded,
+            self._timeline(),
+            self._processor,
+            self.stop,
         )
         return value
 

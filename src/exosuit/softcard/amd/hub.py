@@ -11,6 +11,7 @@ from exosuit.silicon.amd.hub import (
     FaultStatus,
     InvalidateRequest,
     PageTableBase,
+    WalkerError,
 )
 from exosuit.silicon.amd.hub import Hub as HubRegisters
 from exosuit.silicon.amd.ih import Client as Reporter
@@ -32,6 +33,7 @@ class Hub:
 
     invalidate  called when translations of VMID 0 must be forgotten
     can_master  whether the card may reach the host's memory
+    fails       whether the next translation is to find nothing
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Hub:
         *,
         invalidate: Callable[[], None],
         can_master: Callable[[], bool],
+        fails: Callable[[], bool],
     ) -> None:
         self._registers = registers
         self._prefix = described.PREFIX
@@ -55,6 +58,7 @@ class Hub:
         self._refuse = refuse
         self._invalidate = invalidate
         self._can_master = can_master
+        self._fails = fails
         self._semaphores: set[int] = set()
         self._spare = bytearray(2 * PAGE)
         self.faults = 0
@@ -90,6 +94,9 @@ class Hub:
 
     def translate(self, address: int, access: int, client: Client) -> Run | None:
         """Where a page is; None once a fault is reported, and the dummy page is to be used."""
+        if self._fails():
+            self._fault(address, access, client, Failure(WalkerError.NONE, 1 | access << 1))
+            return None
         low = self._get("MC_VM_SYSTEM_APERTURE_LOW_ADDR") << APERTURE_UNIT
         high = (self._get("MC_VM_SYSTEM_APERTURE_HIGH_ADDR") + 1) << APERTURE_UNIT
         if low <= address < high:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from exosuit.datasheet import UnknownPacket
@@ -45,6 +46,7 @@ class Sdma:
     """The copy engine.
 
     bandwidth  of local memory, bytes per second; each byte copied crosses it once
+    is_loaded  whether the engine has its firmware
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class Sdma:
         refuse: Refuse,
         *,
         bandwidth: float,
+        is_loaded: Callable[[], bool],
     ) -> None:
         self._bandwidth = bandwidth
+        self._is_loaded = is_loaded
         self._registers = registers
         self._is_f32 = issubclass(described, Sdma6)
         self._tlb = tlb
@@ -88,6 +92,8 @@ class Sdma:
 
     def why_stands(self) -> str:
         """Why the engine does not run, or nothing."""
+        if not self._is_loaded():
+            return "the copy engine has no firmware"
         if self._is_f32:
             f32 = F32Control(self._registers.get("SDMA0_F32_CNTL"))
             halted = f32.halt or f32.th1_reset
@@ -121,7 +127,13 @@ class Sdma:
             if self._execution.is_idle:
                 if ring.fetched == ring.write_pointer:
                     break
-                self._execution.call(self._decoded(self._fetch(ring)))
+                faults = self._tlb.faults
+                stream = self._fetch(ring)
+                if self._tlb.faults != faults:
+                    self._ih.report(Reporter.GFX, Source.SDMA_PAGE_FAULT)
+                    self._execution.stuck = True
+                    break
+                self._execution.call(self._decoded(stream))
             if self._execution.run() is Outcome.WAITING:
                 self.waiting = True
                 break

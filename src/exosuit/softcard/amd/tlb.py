@@ -52,6 +52,11 @@ class Tlb:
         """The hub whose page tables are walked."""
         self._hub = hub
 
+    @property
+    def faults(self) -> int:
+        """So many accesses found nothing since power-on."""
+        return self._hub.faults if self._hub else 0
+
     def miss(self, address: int, access: int) -> int:
         """Walk for a program: cache and return the entry, or that of a dummy page."""
         client = Client.SQC_INSTRUCTION if access & EXECUTE else Client.TCP

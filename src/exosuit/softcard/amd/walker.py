@@ -7,7 +7,7 @@ meant is noted besides.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from exosuit.silicon.amd.hub import ContextControl, PageTableBase, WalkerError
@@ -68,15 +68,24 @@ class Context:
 
 
 class Walker:
-    """Reads page tables of one generation in local memory."""
+    """Reads page tables of one generation in local memory.
+
+    dma_fails  whether the host refuses the access to its memory that is about to be made
+    """
 
     def __init__(
-        self, kind: type[Pte], memory: LocalMemory, host: HostMemory, refuse: Refuse
+        self,
+        kind: type[Pte],
+        memory: LocalMemory,
+        host: HostMemory,
+        refuse: Refuse,
+        dma_fails: Callable[[], bool],
     ) -> None:
         self._kind = kind
         self._memory = memory
         self._host = host
         self._refuse = refuse
+        self._dma_fails = dma_fails
 
     def walk(self, context: Context, address: int, access: int, *, dma: bool) -> Run | Failure:
         """Where the page at `address` is.
@@ -133,6 +142,8 @@ class Walker:
             return Run(first, local, permissions, system=False)
         if not dma:
             self._refuse(f"an access to host memory at {physical:#x} while bus mastering is off")
+            return Failure(WalkerError.NACK, _missing(access), mapping=True)
+        if self._dma_fails():
             return Failure(WalkerError.NACK, _missing(access), mapping=True)
         if not entry.snooped:
             self._refuse(f"an entry for host memory at {physical:#x} without SNOOPED")
