@@ -25,21 +25,10 @@ def open_device(
 
     threads  of the cpu device; its own default is one for each core
     """
-    from exosuit.driver.cpu import CpuDevice
-    from exosuit.errors import UsageError
-    from exosuit.kernel import Target
+    from exosuit.devices import open_by_name
     from exosuit.settings import Settings
 
-    settings = settings or Settings.from_environment()
-    if name not in ("auto", "cpu"):
-        raise UsageError(
-            f"the device {name!r} cannot be opened",
-            cause="this version computes on the host only; cards are listed and explained",
-            next="use --device cpu, or see  exosuit list",
-            device=name,
-        )
-    count = threads or _whole_number("EXOSUIT_THREADS", settings.threads)
-    return CpuDevice(Target.host(settings.cpu_features).name, count)
+    return open_by_name(name, settings or Settings.from_environment(), threads)
 
 
 def list_devices() -> list[dict[str, Any]]:
@@ -64,20 +53,6 @@ def load(
         path = Store(settings.model_store).find(str(model))
     opened = open_device(device, settings) if isinstance(device, str) else device
     return open_model(path, opened, settings.cache / "programs", context=context)
-
-
-def _whole_number(name: str, text: str) -> int | None:
-    from exosuit.errors import UsageError
-
-    if not text:
-        return None
-    if not text.isdecimal() or int(text) == 0:
-        raise UsageError(
-            f"{name} is {text!r}",
-            cause="it must be a whole number, 1 or more",
-            next=f"unset {name}",
-        )
-    return int(text)
 
 
 __all__ = ["list_devices", "load", "open_device"]

@@ -29,6 +29,10 @@ class Settings:
     cpu_features: str = _setting(
         "EXOSUIT_CPU", "", "pretend to be this x86 level: avx2, avx512, avx512vnni (for comparison)"
     )
+    trace: str = _setting("EXOSUIT_TRACE", "", "write every access to a card to this file")
+    hang: str = _setting(
+        "EXOSUIT_HANG", "", "seconds after which a card that does not finish counts as hung"
+    )
     debug: str = _setting("EXOSUIT_DEBUG", "", "1 shows Python tracebacks with errors")
 
     @classmethod

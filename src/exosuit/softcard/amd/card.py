@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 
+from exosuit.silicon import generic
 from exosuit.silicon.amd.chips import BASES, CLASS_CODE, VENDOR_ID, Chip, find_blocks, placed_blocks
 from exosuit.silicon.amd.discovery import HardwareId, read_discovery
 from exosuit.silicon.amd.nbio import DOORBELL_BAR, MEMORY_BAR, REGISTER_BAR, REGISTER_BYTES
@@ -295,7 +296,7 @@ def _config(chip: Chip, vram: int, bar: int) -> ConfigSpace:
         vendor=VENDOR_ID,
         device=chip.device_id,
         class_code=CLASS_CODE,
-        subsystem=(VENDOR_ID, 0x0E3B),
+        subsystem=(generic.VENDOR_ID, generic.DEVICE_ID),
         revision=0xC8,
         bars={
             MEMORY_BAR: BarShape(

@@ -1,0 +1,198 @@
+"""From the name of a device to the device: the link, the lock, the trace, the firmware, the driver.
+
+The one place where a card is put together. `auto` takes the best card that works and says why, or
+the host. Software cards say in their configuration space who made them; for those alone firmware
+files with nothing in them are made on the spot, since they cannot tell a signed one anyway. A real
+card gets the vendor's files, from the folder that `exosuit setup` fills, with their hashes checked.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from exosuit.driver.device import Device
+from exosuit.errors import ExosuitError, UnsupportedCard, UsageError
+from exosuit.link.function import PciFunction
+from exosuit.settings import Settings
+
+if TYPE_CHECKING:
+    from exosuit.driver.amd.firmware import FirmwareSource
+    from exosuit.driver.boot import Progress
+
+log = logging.getLogger(__name__)
+
+_HANG_S, _SOFT_HANG_S = 30.0, 900.0
+"""A software card is a few thousand times slower than what it stands for."""
+_SUBSYSTEM = 0x2C
+_KINDS = ("soft:", "tinygpu", "remote:", "pci:")
+
+
+def open_by_name(
+    name: str,
+    settings: Settings,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Device:
+    """The device of that name, as in `--device`. Raises UsageError for a name that is none."""
+    if name == "auto":
+        return _open_best(settings, threads, progress)
+    if name == "cpu":
+        return _open_cpu(settings, threads)
+    if not name.startswith(_KINDS):
+        raise UsageError(
+            f"{name!r} names no device that can be opened",
+            cause="devices are auto, cpu, tinygpu, tinygpu:SOCKET, remote:HOST:PORT, pci:ADDRESS"
+            " and soft:CHIP",
+            next="exosuit list",
+            device=name,
+        )
+    return open_card(open_link_by_name(name, settings), settings, progress)
+
+
+def open_link_by_name(name: str, settings: Settings) -> PciFunction:
+    """The link to the card of that name, with its lock; a software card gets its process."""
+    from exosuit.link.open import open_link
+    from exosuit.softcard.process import SoftLink
+
+    if name.startswith("soft:"):
+        return SoftLink.start(name.removeprefix("soft:"))
+    return open_link(name, locks=settings.state / "locks")
+
+
+def open_card(link: PciFunction, settings: Settings, progress: Progress | None = None) -> Device:
+    """Boot the card behind a link, which the device then owns. Raises CardError or LinkError."""
+    from exosuit.clock import SystemClock
+    from exosuit.driver.amd import AmdDevice, Card
+    from exosuit.driver.boot import silent
+    from exosuit.silicon.amd.chips import VENDOR_ID
+
+    try:
+        vendor = link.read_config(0, 2)
+        if vendor not in (VENDOR_ID, 0xFFFF):
+            raise UnsupportedCard(
+                f"the card {link.name} is of vendor {vendor:04x}",
+                cause="this version boots AMD cards",
+                next="exosuit list",
+                vendor=vendor,
+            )
+        is_soft = is_software(link)
+        hang_s = _seconds(settings) or (_SOFT_HANG_S if is_soft else _HANG_S)
+        source = _firmware_for(settings, is_soft)
+        if settings.trace:
+            from exosuit.trace.recorder import Recorder
+
+            link = Recorder(link, Path(settings.trace))
+    except BaseException:
+        link.close()
+        raise
+    card = Card(link, source, SystemClock(), hang_s, progress or silent)
+    _end_on_sigterm()
+    device = AmdDevice.boot(link, card)
+    _close_at_exit(device)
+    return device
+
+
+def is_software(link: PciFunction) -> bool:
+    """Whether the card says that it is made of Python: its board's maker is us."""
+    from exosuit.silicon.generic import DEVICE_ID, VENDOR_ID
+
+    return link.read_config(_SUBSYSTEM, 4) == DEVICE_ID << 16 | VENDOR_ID
+
+
+def _firmware_for(settings: Settings, is_soft: bool) -> FirmwareSource:
+    if is_soft:
+        from exosuit.softcard.amd.firmware import SyntheticFirmware
+
+        return SyntheticFirmware()
+    from exosuit.advise.firmware import StoredFirmware
+
+    return StoredFirmware(settings.firmware)
+
+
+def _open_cpu(settings: Settings, threads: int | None) -> Device:
+    from exosuit.driver.cpu import CpuDevice
+    from exosuit.kernel import Target
+
+    count = threads or _whole_number("EXOSUIT_THREADS", settings.threads)
+    return CpuDevice(Target.host(settings.cpu_features).name, count)
+
+
+def _open_best(settings: Settings, threads: int | None, progress: Progress | None) -> Device:
+    for name, title in _ready_cards(settings):
+        try:
+            device = open_card(open_link_by_name(name, settings), settings, progress)
+        except ExosuitError as error:
+            log.warning("%s (%s) is passed over: %s", name, title, error.what)
+            continue
+        log.info("%s is used: %s, %d MiB", name, title, device.memory_bytes >> 20)
+        return device
+    log.info("cpu is used: no card is ready")
+    return _open_cpu(settings, threads)
+
+
+def _ready_cards(settings: Settings) -> Iterable[tuple[str, str]]:
+    """Cards that nothing stands in the way of, those with most memory first."""
+    from exosuit.advise.listing import card_rows
+    from exosuit.link.find import find_cards
+    from exosuit.silicon.amd.chips import VENDOR_ID
+
+    rows = card_rows(find_cards(), sys.platform == "darwin", {})
+    ready = [
+        row for row in rows if row["verdict"] == "ready" and int(row["vendor_id"], 16) == VENDOR_ID
+    ]
+    ready.sort(key=lambda row: -(row["memory_bytes"] or 0))
+    return [(row["device"], row["name"]) for row in ready]
+
+
+_open_devices: weakref.WeakSet[Device] = weakref.WeakSet()
+
+
+def _close_at_exit(device: Device) -> None:
+    """Stop the card when the process ends, also by SIGTERM: it must not go on touching memory."""
+    if not _open_devices:
+        atexit.register(_close_all)
+    _open_devices.add(device)
+
+
+def _close_all() -> None:
+    for device in list(_open_devices):
+        try:
+            device.close()
+        except ExosuitError as error:
+            log.warning("%s", error.what)
+
+
+def _end_on_sigterm() -> None:
+    """Turn SIGTERM into an orderly end, unless somebody handles it already."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _seconds(settings: Settings) -> float | None:
+    number = _whole_number("EXOSUIT_HANG", settings.hang)
+    return None if number is None else float(number)
+
+
+def _whole_number(name: str, text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise UsageError(
+            f"{name} is {text!r}",
+            cause="it must be a whole number, 1 or more",
+            next=f"unset {name}",
+        )
+    return int(text)
