@@ -88,7 +88,7 @@ class GrammarConstraint:
     @property
     def problem(self) -> str:
         """Why the grammar gave up (too complex to go on); "" while all is well."""
-        return self._matcher.get_error() if self._matcher.is_error() else ""
+        return _said(self._matcher) if self._matcher.is_error() else ""
 
 
 class Constraints:
@@ -119,8 +119,10 @@ class Constraints:
             entries.insert(0, {"name": "answer", "lark_grammar": self._think(marks, inside, names)})
         text = json.dumps({"grammars": entries})
         matcher = llguidance.LLMatcher(self._tokenizer, text, log_level=0)
+        # The first mask may take a second, and show that the rest would: not in the engine's time.
+        matcher.compute_bitmask()
         if matcher.is_error():
-            raise _bad(matcher.get_error().split("<state>")[0].strip())
+            raise _bad(_said(matcher))
         return GrammarConstraint(matcher, self._words)
 
     def _think(self, marks: Marks, inside: bool, names: list[str]) -> str:
@@ -157,6 +159,11 @@ def constraints_for(tokenizer: Tokenizer) -> Constraints:
         if tokenizer not in _MADE:
             _MADE[tokenizer] = Constraints(tokenizer)
         return _MADE[tokenizer]
+
+
+def _said(matcher: llguidance.LLMatcher) -> str:
+    """What is wrong, without the state, which quotes the answer."""
+    return matcher.get_error().split("<state>")[0].strip()
 
 
 def _with_options(grammar: Mapping[str, Any]) -> dict[str, Any]:

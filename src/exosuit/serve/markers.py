@@ -19,6 +19,13 @@ def split_at(text: str, markers: Sequence[str]) -> tuple[str, str | None, str]:
     return text[: len(text) - keep], None, text[len(text) - keep :]
 
 
+def split_content(text: str, markers: Sequence[str]) -> tuple[str, str | None, str]:
+    """`split_at`, where space before a marker belongs to it and is held until that is decided."""
+    before, marker, rest = split_at(text, markers)
+    content = before.rstrip()
+    return content, marker, rest if marker else before[len(content) :] + rest
+
+
 def begun(text: str, markers: Sequence[str]) -> int:
     """Length of the longest end of `text` that begins a marker; 0 if none does."""
     return max(

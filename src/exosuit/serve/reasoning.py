@@ -47,6 +47,7 @@ class Splitter:
         self._marks = marks
         self._state = "inside" if inside else "before"
         self._held = ""
+        self._has_begun = False  # to think
 
     def feed(self, text: str) -> tuple[str, str]:
         """The thoughts and the answer that are certain now."""
@@ -56,7 +57,7 @@ class Splitter:
             start = self._held.lstrip()
             if start.startswith(self._marks.before):
                 self._state = "inside"
-                self._held = start[len(self._marks.before) :].lstrip()
+                self._held = start[len(self._marks.before) :]
             elif self._marks.before.startswith(start):
                 return "", ""
             else:
@@ -78,6 +79,9 @@ class Splitter:
         return (held.rstrip(), "") if self._state == "inside" else ("", held)
 
     def _think(self) -> str:
+        if not self._has_begun:
+            self._held = self._held.lstrip()
+            self._has_begun = bool(self._held)
         before, mark, rest = split_at(self._held, (self._marks.after,))
         if mark is not None:
             self._state, self._held = "after", rest

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from exosuit.serve.markers import split_at
+from exosuit.serve.markers import split_content
 from exosuit.serve.tools.definitions import CallDelta
 from exosuit.serve.tools.reading import CallReader
 
@@ -31,12 +31,7 @@ class HermesParser:
         self._held += text
         while True:
             if self._call is None:
-                before, mark, self._held = split_at(self._held, (BEFORE, AFTER))
-                if mark is None and before:
-                    kept = before[len(before.rstrip()) :]  # perhaps the space before a call
-                    self._held = kept + self._held
-                    before = before[: len(before) - len(kept)]
-                content = before if mark is None else before.rstrip()
+                content, mark, self._held = split_content(self._held, (BEFORE, AFTER))
                 if content:
                     yield content
                 if mark is None:
@@ -56,16 +51,16 @@ class HermesParser:
         if self._call is not None:
             self._call.flush()
             yield from self._end()
-        if self._held:
-            held, self._held = self._held, ""
+        held, self._held = self._held, ""
+        if held and (held.strip() or not self._count):
             yield held
 
     def _end(self) -> Iterator[str | CallDelta]:
         """The call's text is over: the next one begins, or it was no call and is content."""
         assert self._call is not None
+        self._held = (self._call.rest or "") + self._held
         if self._call.failed:
             yield BEFORE + self._call.failed
-        elif self._call.rest is not None:
-            self._held = self._call.rest + self._held
+        elif self._call.failed is None:
             self._count += 1
         self._call = None

@@ -55,10 +55,10 @@ class LlamaParser:
                 return  # only its end says what it is
             else:
                 start = self._held.lstrip(" \t\r\n;" if self._state == "next" else " \t\r\n")
-                if not start or (TAG.startswith(start) and self._state != "tag"):
-                    return
                 if start.startswith(TAG):
                     self._state, self._held = "tag", start[len(TAG) :]
+                elif TAG.startswith(start):
+                    return
                 elif start.startswith("{"):
                     self._held, self._call = start, CallReader(self._count)
                 else:
@@ -76,12 +76,12 @@ class LlamaParser:
 
     def _end(self) -> Iterator[str | CallDelta]:
         assert self._call is not None
+        self._held = (self._call.rest or "") + self._held
         if self._call.failed is not None:
             if self._call.failed:
                 yield self._call.failed
             self._state = "text"
         else:
-            self._held = (self._call.rest or "") + self._held
             self._count += 1
             self._state = "next"
         self._call = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from exosuit.serve.markers import split_at
+from exosuit.serve.markers import split_content
 from exosuit.serve.tools.definitions import CallDelta
 from exosuit.serve.tools.reading import CallReader
 from exosuit.serve.tools.scanner import ValueScanner
@@ -41,18 +41,18 @@ class MistralParser:
             self._call.flush()
             if self._call.failed:
                 yield MARK + self._call.failed
-        elif self._state == "text" and self._held:
+        elif self._state == "text" and self._held and (self._held.strip() or not self._count):
             yield self._held
         elif self._state == "name" and self._held.strip():
             yield MARK + self._held
         self._held, self._call = "", None
 
     def _text(self) -> Iterator[str | CallDelta]:
-        before, mark, self._held = split_at(self._held, (MARK,))
+        content, mark, self._held = split_content(self._held, (MARK,))
         if mark is not None:
-            self._state, before = "begun", before.rstrip()
-        if before:
-            yield before
+            self._state = "begun"
+        if content:
+            yield content
 
     def _begun(self) -> Iterator[str | CallDelta]:
         self._held = self._held.lstrip()
@@ -66,21 +66,23 @@ class MistralParser:
         if self._call is None:
             self._held = self._held.lstrip(" \t\r\n,")
             if self._held.startswith("]"):
-                self._state, self._held = "text", self._held[1:].lstrip()
+                self._state, self._held = "text", self._held[1:]
                 return
             if not self._held:
                 return
             self._call = CallReader(self._count)
         fed, self._held = self._held, ""
         yield from self._call.feed(fed)
+        if not self._call.is_done:
+            return
+        self._held = self._call.rest or ""
         if self._call.failed is not None:
             if self._call.failed:
                 yield MARK + "[" + self._call.failed
-            self._state, self._call = "text", None
-        elif self._call.rest is not None:
-            self._held = self._call.rest
+            self._state = "text"
+        else:
             self._count += 1
-            self._call = None
+        self._call = None
 
     def _name(self) -> Iterator[str | CallDelta]:
         """A name, perhaps an id, then the arguments."""

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from exosuit.serve.markers import split_at
+from exosuit.serve.markers import split_at, split_content
 from exosuit.serve.tools.definitions import CallDelta, Tool
 
 _BEFORE, _FUNCTION, _END, _AFTER = "<tool_call>", "<function=", "</function>", "</tool_call>"
@@ -44,9 +44,7 @@ class QwenParser:
                     return
                 self._held, self._in_call = rest, False
                 yield self._call(whole) or whole + mark
-            before, mark, rest = split_at(self._held, (_BEFORE, _FUNCTION, _AFTER))
-            content = before.rstrip()
-            self._held = rest if mark else before[len(content) :] + rest
+            content, mark, self._held = split_content(self._held, (_BEFORE, _FUNCTION, _AFTER))
             if content:
                 yield content
             if mark is None:
@@ -56,7 +54,7 @@ class QwenParser:
 
     def flush(self) -> Iterator[str | CallDelta]:
         held, self._held = self._held, ""
-        if held.strip():
+        if held and (held.strip() or not self._count):
             yield held
 
     def _call(self, text: str) -> CallDelta | None:

@@ -26,7 +26,8 @@ class Parser(Protocol):
 class CallReader:
     """Reads `{"name": ..., "arguments": {...}}`; arguments are passed on while they are written.
 
-    If the object turns out to be no call, `failed` holds its text and nothing was told of it.
+    If the object turns out to be no call, `failed` holds its text so far, unless something was told
+    of it already. `rest` is the text that follows.
     """
 
     def __init__(self, position: int) -> None:
@@ -44,30 +45,32 @@ class CallReader:
 
     @property
     def is_done(self) -> bool:
-        """The object has ended (`rest` is what follows) or failed."""
-        return self.rest is not None or self.failed is not None
+        """The object has ended, or failed."""
+        return self.rest is not None
 
     def feed(self, text: str) -> Iterator[CallDelta]:
         self._raw += text
         for part in self._scanner.feed(text):
             if isinstance(part, str):
                 self.rest = part
-                yield from self._finish()
+                if self._scanner.is_broken:
+                    self._fail()
+                else:
+                    yield from self._finish()
             elif part.key not in _KNOWN and not self._told:
-                self.failed = self._raw
-                return
+                self._scanner.give_up()
             else:
                 yield from self._member(part)
-        if self._scanner.is_broken:
-            self._fail()
 
     def flush(self) -> None:
         """Nothing follows; a call that was begun stays as it is."""
         if not self.is_done:
+            self.rest = ""
             self._fail()
 
     def _fail(self) -> None:
-        self.failed = "" if self._told else self._raw
+        text = self._raw[: len(self._raw) - len(self.rest or "")]
+        self.failed = "" if self._told else text
 
     def _member(self, part: Member) -> Iterator[CallDelta]:
         so_far = self._values.get(part.key, "") + part.text

@@ -52,7 +52,10 @@ class ValueScanner:
 
 
 class ObjectScanner:
-    """Walks one object; `is_broken` once the text cannot be one."""
+    """Walks one object; `is_broken` once the text cannot be one.
+
+    A key is told when its colon comes, with a value of no text yet.
+    """
 
     def __init__(self) -> None:
         self._state = "start"
@@ -71,7 +74,7 @@ class ObjectScanner:
         return self._state == "broken"
 
     def feed(self, text: str) -> Iterator[Member | str]:
-        """Members as they come; last, if the object ended, the text that follows it."""
+        """Members as they come; last, if the object ended or broke, the text that follows."""
         for position, character in enumerate(text):
             if self._state == "value":
                 yield from self._in_value(character)
@@ -79,14 +82,18 @@ class ObjectScanner:
                 self._in_key(character)
             elif character not in _SPACE:
                 self._between(character)
-            if self._state == "done":
+                if self._state == "value":
+                    yield Member(self._key, "", False)
+            if self._state in ("done", "broken"):
                 yield text[position + 1 :]
-                return
-            if self._state == "broken":
                 return
         if self._state == "value" and self._piece:
             yield Member(self._key, self._piece, False)
             self._piece = ""
+
+    def give_up(self) -> None:
+        """The text turns out not to be what it should be."""
+        self._state = "broken"
 
     def _between(self, character: str) -> None:
         match self._state, character:
