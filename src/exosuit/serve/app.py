@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from exosuit.errors import ExosuitError
-from exosuit.serve import anthropic, health, ollama, openai, texts
+from exosuit.serve import anthropic, health, ollama, openai, texts, web
 from exosuit.serve.problems import Problem, body_for, problem_of
 from exosuit.serve.safety import Guard, Rules
 from exosuit.serve.sending import Json
@@ -34,7 +34,7 @@ def make_app(service: Service, rules: Rules | None = None) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.service = service
-    for room in (openai, ollama, anthropic, texts, health):
+    for room in (openai, ollama, anthropic, texts, web, health):
         app.include_router(room.router())
     app.add_middleware(Guard, rules=rules or Rules())
     app.add_exception_handler(ExosuitError, _ours)

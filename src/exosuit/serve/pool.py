@@ -89,6 +89,7 @@ class Pool:
         self._metrics = metrics
         self._models: dict[str, Held] = {}
         self._all: set[Held] = set()  # also those that leave
+        self._preferred: dict[str, str] = {}
         self._loading = threading.Lock()
 
     # Opening ------------------------------------------------------------------------------
@@ -97,7 +98,7 @@ class Pool:
         """The model, held once more by the caller; loaded first if it is not."""
         wanted = min(context or self.policy.context, info.context or math.inf)
         held = self._models.get(info.name)
-        if held is not None and (held.context < wanted or held.info.path != info.path):
+        if held is not None and (held.context < wanted or held.info != info):
             self._leave(held)
             held = None
         if held is None:
@@ -145,6 +146,13 @@ class Pool:
             return False
         self._leave(held)
         return True
+
+    def prefer(self, name: str, device: str) -> None:
+        """Load the model on this device first from now on; it leaves another when it may."""
+        self._preferred[name] = device
+        held = self._models.get(name)
+        if held is not None and held.worker.is_loaded and held.worker.loaded.device.name != device:
+            self._leave(held)
 
     def loaded(self) -> list[LoadedInfo]:
         return [self._describe(held) for held in sorted(self._all, key=lambda h: h.info.name)]
@@ -264,7 +272,8 @@ class Pool:
         with self._loading:
             need = _footprint(info)
             problems: list[ExosuitError] = []
-            for name in self.devices.usable():
+            preferred = self._preferred.get(info.name)
+            for name in sorted(self.devices.usable(), key=lambda name: name != preferred):
                 try:
                     shared = self._device(name)
                     pages = self._room(shared, info, need, context, loop)

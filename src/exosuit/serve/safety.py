@@ -43,7 +43,7 @@ class Rules:
     keys: tuple[str, ...] = ()
     hosts: frozenset[str] = frozenset()
     origins: frozenset[str] = frozenset()
-    open_paths: tuple[str, ...] = ("/health", "/ready")
+    open_paths: tuple[str, ...] = ("/health", "/ready", "/", "/web/")
     body_bytes: int = 8 << 20
     depth: int = 64
     body_s: float = 30.0

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from exosuit.driver.device import Device
 from exosuit.engine.request import Request
-from exosuit.errors import ServerBusy, UnsupportedModel, UsageError
+from exosuit.errors import ModelNotFound, ServerBusy, UnsupportedModel, UsageError
 from exosuit.models.chat import ChatTemplate
 from exosuit.models.pull import pull
 from exosuit.models.pull_names import DEFAULT_MODEL
@@ -173,7 +173,13 @@ class Service:
                 next="ask again in a moment, if it is started anew",
                 retry_after_s=2,
             )
-        info = self.find(name)
+        try:
+            info = self.find(name)
+        except ModelNotFound:
+            held = self._pool.find((name or self.default_name).removesuffix(":latest"))
+            if held is None:  # a loaded model needs its file no more
+                raise
+            info = held.info
         return ServedModel(self._pool, await self._pool.open(info, keep_alive_s, context))
 
     def catalogue(self) -> list[ModelInfo]:
@@ -198,6 +204,18 @@ class Service:
     async def unload(self, name: str) -> bool:
         """Unload once its last holder releases it; False if it is not loaded."""
         return self._pool.unload(self.find(name).name)
+
+    def place(self, name: str, device: str) -> None:
+        """Have a model loaded on one of the server's devices, if it fits there, from now on."""
+        names = [row.name for row in self._pool.devices.describe()]
+        if device not in names:
+            raise UsageError(
+                f"the server has no device {device[:80]!r}",
+                cause=f"it was started with {', '.join(names)}",
+                next="exosuit list, then start the server with --device NAME",
+                device=device,
+            )
+        self._pool.prefer(self.find(name).name, device)
 
     def pull(self, name: str) -> AsyncIterator[PullProgress]:
         """Fetch a model into the store; the iteration ends when it is there.
