@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -258,7 +259,7 @@ def _install(words: list[str], dry_run: bool) -> int:
             cause="others could read it there and in the list of processes",
             next="--api-key @FILE reads it from a file",
         )
-    found = installation(words, Path.home())
+    found = installation(words, Path.home(), sys.platform)
     if dry_run:
         render.stream(found.text)
         render.note(f"would write {found.path}")

@@ -77,7 +77,15 @@ class Catalogue:
         return self._read(path, self.name_of(path), None)
 
     def _read(self, path: Path, name: str, record: Record | None) -> ModelInfo:
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except OSError as problem:
+            raise ModelNotFound(
+                f"the file of {name} is gone",
+                cause=f"{path}: {problem.strerror}",
+                next="exosuit models",
+                name=name,
+            ) from problem
         key = (path, stat.st_mtime_ns, stat.st_size)
         if key not in self._known:
             self._known[key] = _describe(path, name, record)

@@ -32,7 +32,7 @@ class _Private(http.client.HTTPConnection):
 
     def __init__(self, connected: socket.socket) -> None:
         super().__init__("exosuit")
-        self.sock = connected
+        self.sock = self.connected = connected
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Answer:
     def close(self) -> None:
         """Also wakes whoever waits for the next line."""
         with suppress(OSError):
-            self.connection.sock.shutdown(socket.SHUT_RDWR)
+            self.connection.connected.shutdown(socket.SHUT_RDWR)
+        self.response.close()
         self.connection.close()
 
 
@@ -82,24 +83,31 @@ class Client:
     def generate(self, model: str, request: Request, context: int | None) -> Answer:
         """Begin an answer; raises why not."""
         words = {"model": model, "request": request_words(request), "context": context}
+        connection, response = self._send("POST", "/generate", words, None)
+        answer = Answer({}, connection, response)
         try:
-            connection, response = self._send("POST", "/generate", words, None)
-            head = json.loads(response.readline() or b"{}")
+            answer.head.update(json.loads(response.readline() or b"{}"))
+            if "error" in answer.head:
+                raise error_from(answer.head["error"])
         except (OSError, ValueError, http.client.HTTPException) as problem:
+            answer.close()
             raise _gone(problem) from problem
-        if "error" in head:
-            raise error_from(head["error"])
-        return Answer(head, connection, response)
+        except BaseException:
+            answer.close()
+            raise
+        return answer
 
     def _ask(
         self, method: str, path: str, words: dict[str, Any] | None = None, timeout_s: float = 30
     ) -> dict[str, Any]:
+        connection, response = self._send(method, path, words, timeout_s)
         try:
-            connection, response = self._send(method, path, words, timeout_s)
             found: dict[str, Any] = json.loads(response.read())
-            connection.close()
         except (OSError, ValueError, http.client.HTTPException) as problem:
             raise _gone(problem) from problem
+        finally:
+            response.close()
+            connection.close()
         if "error" in found:
             raise error_from(found["error"])
         return found
@@ -112,8 +120,12 @@ class Client:
             raise _gone(None)
         connection = _Private(connected)
         body = None if words is None else json.dumps(words).encode()
-        connection.request(method, path, body, {"Content-Type": "application/json"})
-        return connection, connection.getresponse()
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            return connection, connection.getresponse()
+        except (OSError, http.client.HTTPException) as problem:
+            connection.close()
+            raise _gone(problem) from problem
 
 
 class RemoteEngine:

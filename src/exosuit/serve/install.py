@@ -35,7 +35,7 @@ class Installation:
 
 
 def installation(
-    words: Sequence[str], home: Path, platform: str = sys.platform, python: str = sys.executable
+    words: Sequence[str], home: Path, platform: str, python: str = sys.executable
 ) -> Installation:
     """The unit that runs `exosuit serve WORDS`; UsageError on a system without user services."""
     command = [python, "-m", "exosuit", "serve", *words]
