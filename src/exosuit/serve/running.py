@@ -27,6 +27,7 @@ from exosuit.link.lock import CardLock
 from exosuit.serve.control import Commands, control_app
 from exosuit.serve.log import AccessLog
 from exosuit.serve.owner import listen_privately, lock_server
+from exosuit.serve.patience import PatientProtocol
 from exosuit.serve.service import Service
 from exosuit.settings import Settings
 
@@ -132,7 +133,7 @@ class Running:
     def _http(self, app: Any, listener: socket.socket) -> tuple[_Http, socket.socket]:
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, lifespan="off",
-            timeout_keep_alive=75,
+            timeout_keep_alive=75, http=PatientProtocol,
         )  # fmt: skip
         server = _Http(config)
         self._servers.append(server)

@@ -271,6 +271,6 @@ def _digest(key: bytes) -> bytes:
 
 def _is_under(path: str, open_paths: Iterable[str]) -> bool:
     return any(
-        path.startswith(allowed) if allowed.endswith("/") and allowed != "/" else path == allowed
+        path == allowed or (allowed != "/" and allowed.endswith("/") and path.startswith(allowed))
         for allowed in open_paths
     )
