@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     meter = card.meter
     render.note(
         f"{meter.reads} reads, {meter.writes} writes, {meter.config_accesses} of configuration,"
-        f" {meter.now_ns / 1e9:.6f} s of {meter.model.title}"
+        f" {card.elapsed_ns / 1e9:.6f} s of {meter.model.title}"
     )
     for note in card.notes[:10]:
         render.note(f"noted: {note}")

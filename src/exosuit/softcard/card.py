@@ -190,6 +190,11 @@ class SoftCard:
             part[:] = view[: len(part)]
             view = view[len(part) :]
 
+    @property
+    def elapsed_ns(self) -> float:
+        """Virtual time until everything that was submitted is done."""
+        return self.meter.now_ns
+
     # Judgement.
 
     def refuse(self, what: str) -> None:
