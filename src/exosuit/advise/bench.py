@@ -70,13 +70,14 @@ class Ours:
         self._prompt(tokens)
         return time.perf_counter() - start
 
-    def decode(self, tokens: int) -> list[float]:
+    def decode(self, tokens: int, after_each: Callable[[], None] = lambda: None) -> list[float]:
         token = self._prompt(_PROMPT_BEFORE_DECODE)
         seconds: list[float] = []
         for position in range(_PROMPT_BEFORE_DECODE, _PROMPT_BEFORE_DECODE + tokens):
             start = time.perf_counter()
             token = self._run((token,), position)
             seconds.append(time.perf_counter() - start)
+            after_each()
         return seconds
 
     def close(self) -> None:

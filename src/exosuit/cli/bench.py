@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exosuit.cli import render
 from exosuit.cli.command import Subparsers, add_command
 from exosuit.errors import UsageError
 from exosuit.settings import Settings
+
+if TYPE_CHECKING:
+    from exosuit.driver.device import Device
+    from exosuit.engine.runner import DeviceRunner
+    from exosuit.models.gguf import GgufFile
 
 _PEERS = ("llama.cpp",)
 
@@ -38,6 +43,16 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
                 cause="it must be 1 or more",
                 next="exosuit bench --help",
             )
+    devices = arguments.device or ["cpu"]
+    is_soft = [name.startswith("soft:") for name in devices]
+    if any(is_soft):
+        if not all(is_soft) or arguments.against or arguments.busy or arguments.threads:
+            raise UsageError(
+                "software cards are measured by themselves",
+                cause="they have virtual time, and nothing else here has",
+                next=f"exosuit bench --device {devices[is_soft.index(True)]}",
+            )
+        return _tell_simulated(measure_simulated(arguments, settings), arguments.json)
     document = measure(arguments, settings)
     if arguments.json:
         render.document(document)
@@ -68,7 +83,6 @@ def measure(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]
     from exosuit import open_device
     from exosuit.advise import bench
     from exosuit.advise.limits import DeviceLimits, measure_limits
-    from exosuit.driver.device import Device
     from exosuit.engine.runner import open_runner
     from exosuit.kernel import Target
     from exosuit.models.gguf import GgufFile
@@ -126,6 +140,72 @@ def measure(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]
         "model": name,
         "results": results,
     }
+
+
+def measure_simulated(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
+    """The document of `bench --json` for software cards, each held in this process."""
+    from dataclasses import replace
+
+    from exosuit.advise import simulated
+    from exosuit.devices import open_card
+    from exosuit.engine.runner import open_runner
+    from exosuit.models.pull import resolve_model
+    from exosuit.models.store import Store
+    from exosuit.softcard.amd.card import AmdCard
+    from exosuit.softcard.chips import make_card, parse_options, parse_spec
+    from exosuit.softcard.direct import DirectLink
+
+    path = resolve_model(arguments.model, Store(settings.model_store), progress=render.Bar())
+    context = max(arguments.prompt, 32 + arguments.generate + 1) + 1
+    results: list[dict[str, Any]] = []
+    for name in arguments.device:
+        chip, chosen = parse_spec(name.removeprefix("soft:"))
+        card = make_card(chip, replace(parse_options(chosen), cache=settings.cache / "softcard"))
+        if not isinstance(card, AmdCard):
+            raise UsageError(
+                f"{name} computes nothing",
+                cause="it has a copy engine and no driver",
+                next="exosuit bench --device soft:gfx1100,link=tb4",
+            )
+        render.note(f"{name}: booting")
+        device = open_card(DirectLink(card), settings)
+        boot = simulated.crossed(card)
+        render.note(f"{name}: {path.name}; programs are translated when they are first run")
+
+        def load(device: Device = device) -> tuple[GgufFile, DeviceRunner]:
+            file, runner, _ = open_runner(
+                path, device, settings.cache / "programs", context=context
+            )
+            return file, runner
+
+        results.append(
+            simulated.measure(card, name, boot, load, arguments.prompt, arguments.generate)
+        )
+        device.close()
+    return {"machine": machine(0), "model": path.name, "results": results}
+
+
+def _tell_simulated(document: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        render.document(document)
+        return 0
+    render.text(f"{document['model']} on software cards: counts are exact, time is virtual")
+    render.table(
+        ("device", "boot", "round trips", "load", "of the link", "reads/token", "writes/token",
+         "bytes/token", "prefill", "token"),
+        [
+            (
+                row["device"], f"{row['virtual']['boot_s']:.3f} s",
+                str(row["virtual"]["boot_round_trips"]), f"{row['virtual']['load_s']:.3f} s",
+                f"{row['virtual']['load_link_share']:.0%}",
+                f"{row['link']['reads_per_token']:.2f}", f"{row['link']['writes_per_token']:.2f}",
+                f"{row['link']['bytes_per_token']:.1f}", f"{row['virtual']['prefill_s']:.4f} s",
+                f"{row['virtual']['decode_s_per_token'] * 1e3:.3f} ms",
+            )
+            for row in document["results"]
+        ],
+    )  # fmt: skip
+    return 0
 
 
 def machine(busy: int) -> dict[str, Any]:

@@ -195,7 +195,7 @@ class AmdCard(SoftCard):
                 queue.timeline.follow(done)
 
     def _timeline(self) -> Timeline:
-        made = Timeline(self.meter)
+        made = Timeline(self.meter, self._compute_time)
         self._compute_time.append(made)
         return made
 

@@ -1,8 +1,8 @@
 """Virtual time of the card's engines: what their work would take on the real part.
 
 An engine's work follows its earlier work and the doorbell that asked for it. A doorbell is taken
-to come after the host has seen the engine's last result: one round trip over the link lies between
-them. That is pessimistic for a host that queues ahead, by a few microseconds per submission.
+to come after the host has seen the last result of every engine: one round trip over the link lies
+between them. That is pessimistic for a host that queues ahead or lets engines work side by side.
 
 The figures: vector lanes and memory bandwidth from the chip's data sheet at its game clock; what a
 packet and a dispatch cost beyond their work is `assumed`.
@@ -10,7 +10,7 @@ packet and a dispatch cost beyond their work is `assumed`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from exosuit.silicon.amd.chips import Chip
@@ -35,15 +35,20 @@ class Cost(Protocol):
 
 @dataclass
 class Timeline:
-    """When one engine is done with what it has been given."""
+    """When one engine is done with what it has been given.
+
+    engines  the timelines of all engines of the card, this one among them
+    """
 
     meter: Meter
+    engines: list[Timeline] = field(repr=False)
     now_ns: float = 0.0
     busy_ns: float = 0.0
 
     def begin(self) -> None:
         """A doorbell has come."""
-        self.now_ns = max(self.now_ns + self.meter.model.read_ns, self.meter.now_ns)
+        latest = max(engine.now_ns for engine in self.engines)
+        self.now_ns = max(latest + self.meter.model.read_ns, self.meter.now_ns)
 
     def spend(self, ns: float) -> None:
         self.now_ns += ns
