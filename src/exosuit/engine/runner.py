@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from exosuit.driver.device import Device, Region
 from exosuit.engine.batch import Run, Sampled, Sampling
@@ -229,10 +229,9 @@ class DeviceRunner:
     def _read(
         self, runs: Sequence[Run], wanted: list[tuple[int, Sampling]], continues: bool
     ) -> list[Sampled | None]:
-        step, device = self.model.step, self.model.device
-        size = 4 * len(wanted)
-        tokens = device.copy_out(step.tokens.part(0, size), np.int32)
-        log_probabilities = device.copy_out(step.log_probabilities.part(0, size), np.float32)
+        step, size = self.model.step, 4 * len(wanted)
+        tokens = self._result(step.tokens.part(0, size), np.int32)
+        log_probabilities = self._result(step.log_probabilities.part(0, size), np.float32)
         found: list[Sampled | None] = [None] * len(runs)
         for row, (i, sampling) in enumerate(wanted):
             top = self._top(row, sampling.top_logprobs) if sampling.top_logprobs else ()
@@ -243,6 +242,11 @@ class DeviceRunner:
                 for run, token in zip(runs, tokens, strict=True)
             )
         return found
+
+    def _result(self, region: Region, dtype: DTypeLike) -> NDArray[Any]:
+        """What a step has written, from the host's own memory where the device puts it there."""
+        view = self.model.device.host_view(region, dtype)
+        return self.model.device.copy_out(region, dtype) if view is None else view.copy()
 
     def _top(self, row: int, count: int) -> tuple[tuple[int, float], ...]:
         size = 4 * self.vocabulary

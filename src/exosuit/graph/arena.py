@@ -14,13 +14,18 @@ _ALIGN = 128
 
 class Arena:
     def __init__(
-        self, device: Device | None, size_bytes: int, name: str, sparse: bool = False
+        self,
+        device: Device | None,
+        size_bytes: int,
+        name: str,
+        sparse: bool = False,
+        host: bool = False,
     ) -> None:
         self._device = device
         self.buffer = (
             Buffer(name, 0, size_bytes)
             if device is None
-            else device.allocate(size_bytes, name, sparse)
+            else device.allocate(size_bytes, name, sparse, host)
         )
         self._used = 0
         self._most = 0

@@ -156,7 +156,7 @@ class Encoder:
         for replay in self._recordings.values():
             replay.close()
         self._recordings.clear()
-        for arena in (self._workspace, self._vectors, self._step.arena):
+        for arena in (self._workspace, self._vectors, self._step):
             arena.close()
         self._loader.close()
 

@@ -1,7 +1,8 @@
-"""Matrices on the device: packed at load, eight rows side by side, a tensor or several stacked.
+"""Matrices on the device: packed at load, rows side by side, a tensor or several stacked.
 
-The file's bytes are permuted by a kernel straight from its mapping, without a copy in between. A
-storage type that no kernel reads is expanded to Q8_0 first, and the loader says so.
+The file's bytes are permuted by a kernel: on the host straight from its mapping, without a copy in
+between; on a card from a staging buffer in the card's memory. A storage type that no kernel reads
+is expanded to Q8_0 first, and the loader says so.
 """
 
 from __future__ import annotations
@@ -12,30 +13,29 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from exosuit.driver.device import Device, Region
+from exosuit.driver.device import Buffer, Device, Region
 from exosuit.errors import CorruptFile, UnsupportedModel
 from exosuit.graph import Arena, Graph
 from exosuit.models.gguf import GgufFile, Tensor
-from exosuit.ops.formats import FORMATS, ROWS, Format
-from exosuit.ops.matmul_float import FLOAT_FORMATS, FloatFormat
-from exosuit.ops.pack import pack
-from exosuit.ops.pack_float import pack_floats
+from exosuit.ops.formats import FORMATS
+from exosuit.ops.matmul_float import FLOAT_FORMATS
+from exosuit.ops.packing import AnyFormat, CpuPacking, packing_for
 from exosuit.ops.programs import Programs
 from exosuit.ops.quants import StorageType, dequantise, quantise
 from exosuit.units import MiB, round_up
-
-AnyFormat = Format | FloatFormat
 
 _EXPANDED = "Q8_0"
 # Rows that are expanded at a time, so that the f32 copy stays small.
 _EXPAND_ELEMENTS = 1 << 24
 # Bytes of the file that are packed at a time: so much of it is resident beside its packed copy.
 _PACK_BYTES = 8 * MiB
+# And on a card, where each time costs a wait for an answer over the link.
+_STAGED_BYTES = 32 * MiB
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """`rows` times `columns` weights, packed in `region` as `panels` of eight rows."""
+    """`rows` times `columns` weights, packed in `region` as `panels` (see `ops.packing`)."""
 
     name: str
     rows: int
@@ -49,7 +49,7 @@ class Matrix:
 class Stack:
     """Matrices over the same input whose outputs stand side by side; one per run of equal types.
 
-    interleaved  rows come as a group of eight of the first tensor, then eight of the second
+    interleaved  rows come as a panel of the first tensor, then a panel of the second
     """
 
     matrices: tuple[Matrix, ...]
@@ -80,10 +80,8 @@ def format_of(type: StorageType) -> AnyFormat:
 
 
 def packed_bytes(rows: int, columns: int, format: AnyFormat) -> int:
-    """Device bytes of a packed matrix."""
-    if isinstance(format, FloatFormat):
-        return round_up(rows, ROWS) * columns * format.bytes
-    return round_up(rows, ROWS) * (columns // format.block) * format.block_bytes
+    """Bytes of a matrix as the host packs it."""
+    return CpuPacking().bytes(rows, columns, format)
 
 
 class WeightLoader:
@@ -104,6 +102,8 @@ class WeightLoader:
         self.notes: list[str] = []
         self._device = device
         self._programs = programs
+        self._packing = packing_for(programs.target)
+        self._staging: Buffer | None = None
         self._progress = progress
         self._done = 0
         self._total = sum(t.size_bytes for t in file.tensors.values())
@@ -117,6 +117,7 @@ class WeightLoader:
         return self._arena.buffer.size_bytes
 
     def close(self) -> None:
+        self._free_staging()
         self._arena.close()
 
     # Tensors ------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ class WeightLoader:
             joins = (
                 runs
                 and format_of(runs[-1][-1].type) is format_of(tensor.type)
-                and runs[-1][-1].shape[0] % ROWS == 0
+                and runs[-1][-1].shape[0] % self._packing.rows == 0
             )
             if joins:
                 runs[-1].append(tensor)
@@ -187,7 +188,7 @@ class WeightLoader:
         """One tensor whose first `rows` are the gate and whose other `rows` are the value."""
         tensor = self._matrix(name, 2 * rows, columns)
         raw = self.file.raw(name)
-        panels = 2 * -(-rows // ROWS)
+        panels = 2 * -(-rows // self._packing.rows)
         matrix = self._take(name, 2 * rows, columns, format_of(tensor.type), panels)
         for which in (0, 1):
             self._pack(tensor, raw[which * rows : (which + 1) * rows], matrix, 2, which)
@@ -199,33 +200,34 @@ class WeightLoader:
     ) -> Experts:
         """Tensors [expert, row, column], those of one expert together (see `gated`)."""
         tensors = [self._runnable(name, (count, rows, columns)) for name in names]
-        first = tensors[0]
+        first, panel = tensors[0], self._packing.rows
         for tensor in tensors:
-            if tensor.type is not first.type or rows % ROWS:
+            if tensor.type is not first.type or rows % panel:
                 raise UnsupportedModel(
                     f"{self.file.path.name}: the experts in {tensor.name} cannot be packed",
-                    cause=f"they must be {first.type.label} as in {first.name}, rows in eights;"
-                    f" they are {tensor.type.label}, {rows} rows",
+                    cause=f"they must be {first.type.label} as in {first.name}, rows in"
+                    f" multiples of {panel}; they are {tensor.type.label}, {rows} rows",
                     next="choose another file of this model: exosuit pull",
                     tensor=tensor.name,
                 )
         each = rows * len(tensors)
         format = format_of(first.type)
-        matrix = self._take(names[0], each, columns, format, each // ROWS, count)
+        matrix = self._take(names[0], each, columns, format, each // panel, count)
         for which, tensor in enumerate(tensors):
             raw = self.file.raw(tensor.name)
             for expert in range(count):
-                step, start = (len(tensors), which) if interleaved else (1, which * rows // ROWS)
+                step, start = (len(tensors), which) if interleaved else (1, which * rows // panel)
                 part = raw[expert * rows : (expert + 1) * rows]
-                self._pack(tensor, part, matrix, step, start + expert * each // ROWS)
+                self._pack(tensor, part, matrix, step, start + expert * each // panel)
             self._advance(tensor)
-        return Experts(replace(matrix, rows=each, panels=each // ROWS), count)
+        return Experts(replace(matrix, rows=each, panels=each // panel), count)
 
     def finish(self) -> None:
         """UnsupportedModel if the file holds tensors that the model does not use.
 
         They would change its answers: biases, norms or experts that its family does not have.
         """
+        self._free_staging()
         unused = self.file.tensors.keys() - self._used
         if unused:
             raise UnsupportedModel(
@@ -242,13 +244,13 @@ class WeightLoader:
     def _load(self, tensors: list[Tensor], interleaved: bool) -> Matrix:
         """Matrices of one format over the same columns, as one."""
         rows = sum(t.shape[0] for t in tensors)
-        panels = sum(-(-t.shape[0] // ROWS) for t in tensors)
+        panels = sum(-(-t.shape[0] // self._packing.rows) for t in tensors)
         name = "+".join(t.name for t in tensors)
         format = format_of(tensors[0].type)
         matrix = self._take(name, rows, tensors[0].shape[1], format, panels)
         start = 0
         for which, tensor in enumerate(tensors):
-            step, first = (2, which) if interleaved else (1, start // ROWS)
+            step, first = (2, which) if interleaved else (1, start // self._packing.rows)
             self._pack(tensor, self.file.raw(tensor.name), matrix, step, first)
             self._advance(tensor)
             start += tensor.shape[0]
@@ -258,38 +260,51 @@ class WeightLoader:
         self, name: str, rows: int, columns: int, format: AnyFormat, panels: int, copies: int = 1
     ) -> Matrix:
         """Room for as many matrices of `rows` rows in `panels` panels, described as one."""
-        if isinstance(format, FloatFormat):
-            format = format.laid_out(panels, columns)
+        packing = self._packing
+        format = packing.laid_out(format, panels, columns)
         rows, panels = rows * copies, panels * copies
-        region = self._arena.take(packed_bytes(panels * ROWS, columns, format))
+        region = self._arena.take(packing.bytes(panels * packing.rows, columns, format))
         return Matrix(name, rows, columns, format, region, panels)
 
     def _pack(
         self, tensor: Tensor, raw: NDArray[np.uint8], matrix: Matrix, step: int, start: int
     ) -> None:
         """The rows in `raw`, which are the tensor's or some of them, as every `step`th panel."""
-        format = matrix.format
-        sizes: tuple[int, ...] = ()
-        if isinstance(format, FloatFormat):
-            program = self._programs.get(pack_floats, columns=matrix.columns, format=format)
-        else:
-            program = self._programs.get(pack, fields=format.fields, block_bytes=format.block_bytes)
-            sizes = (matrix.columns // format.block,)
-        size = max(1, _PACK_BYTES // raw.shape[1] // ROWS) * ROWS
+        format, panel = matrix.format, self._packing.rows
+        program, sizes = self._packing.program(self._programs, format, matrix.columns)
+        most = _STAGED_BYTES if self._packing.staged else _PACK_BYTES
+        size = max(1, most // raw.shape[1] // panel) * panel
         for first in range(0, raw.shape[0], size):
             some = raw[first : first + size]
             if tensor.type.label != format.name:
                 some = _expand(tensor.type, some)
             graph = Graph()
-            source = self._device.import_host(some.reshape(-1), tensor.name).region()
+            source = self._source(some.reshape(-1), tensor.name)
             graph.launch(
-                program, -(-len(some) // ROWS), source, matrix.region, len(some), *sizes, step,
-                start + step * first // ROWS,
+                program, -(-len(some) // panel), source, matrix.region, len(some), *sizes, step,
+                start + step * first // panel,
             )  # fmt: skip
             replay = graph.prepare(self._device)
             replay.run()
             replay.close()
             self.file.discard(tensor.name)
+
+    def _source(self, raw: NDArray[np.uint8], name: str) -> Region:
+        """Bytes of the file where the device's programs can read them."""
+        if not self._packing.staged:
+            return self._device.import_host(raw, name).region()
+        if self._staging is None or self._staging.size_bytes < raw.size:
+            self._free_staging()
+            size = max(raw.size, min(_STAGED_BYTES, self._total))
+            self._staging = self._device.allocate(size, "staging of weights", sparse=True)
+        region = self._staging.region(0, raw.size)
+        self._device.copy_in(region, raw)
+        return region
+
+    def _free_staging(self) -> None:
+        if self._staging is not None:
+            self._device.free(self._staging)
+            self._staging = None
 
     def _matrix(self, name: str, rows: int, columns: int) -> Tensor:
         return self._runnable(name, (rows, columns))
@@ -332,7 +347,8 @@ class WeightLoader:
                 size = tensor.shape[0] * 4
             else:
                 rows = int(np.prod(tensor.shape[:-1], dtype=np.int64))
-                size = packed_bytes(rows + 2 * ROWS, tensor.shape[-1], format_of(tensor.type))
+                format = format_of(tensor.type)
+                size = self._packing.bytes(rows + 2 * self._packing.rows, tensor.shape[-1], format)
             total += round_up(size, 128)
         return total + (1 << 20)
 

@@ -23,9 +23,10 @@ from exosuit.models.phi3 import Phi3
 from exosuit.models.qwen2 import Qwen2
 from exosuit.models.qwen3 import Qwen3
 from exosuit.models.qwen3moe import Qwen3Moe
-from exosuit.models.recording import LayerCache, Recording, attention_tile
+from exosuit.models.recording import LayerCache, Recording
 from exosuit.models.step import StepBuffers, StepLimits
 from exosuit.ops.cache import PAGE
+from exosuit.ops.products import attention_tile
 from exosuit.ops.programs import Programs
 from exosuit.units import round_up
 
@@ -153,13 +154,13 @@ class Model:
 
     def attention_tile(self, tokens: int) -> int:
         """Most tokens of one of a step's attention tiles."""
-        return attention_tile(tokens, self._architecture.heads.repeat)
+        return attention_tile(tokens, self._architecture.heads.repeat, self._programs.target)
 
     def close(self) -> None:
         for replay in self._recordings.values():
             replay.close()
         self._recordings.clear()
-        for arena in (self._workspace, self._cache_arena, self.step.arena):
+        for arena in (self._workspace, self._cache_arena, self.step):
             arena.close()
         self._loader.close()
 

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 
 from exosuit.driver.device import Region
 from exosuit.graph import Arena, Graph
-from exosuit.models.matrices import AnyFormat, Experts, Matrix, Stack
+from exosuit.models.matrices import Experts, Matrix, Stack
 from exosuit.models.step import StepBuffers
-from exosuit.ops.activations import Prologue, arrange, quantise
-from exosuit.ops.attention import Attention, attention, combine, splits_for
+from exosuit.ops.activations import Prologue
+from exosuit.ops.attention import Attention, attention, combine
 from exosuit.ops.elementwise import chunks, gated, softcap
 from exosuit.ops.embedding import embed
 from exosuit.ops.epilogues import Epilogue, GatedEpilogue
-from exosuit.ops.formats import ROWS
 from exosuit.ops.masking import mask_groups, mask_logits
-from exosuit.ops.matmul import Tile, matmul, matmul_experts
-from exosuit.ops.matmul_float import FloatFormat, matmul_experts_float, matmul_float
+from exosuit.ops.products import MOST_TILE, attention_splits, attention_tile, products_for
 from exosuit.ops.programs import Programs
 from exosuit.ops.rotary import Heads, rope_and_cache, rope_angles
 from exosuit.ops.routing import Routing, collect, deal, route
@@ -48,21 +46,6 @@ class LayerCache:
     value_scales: Region
 
 
-# For the AVX2 level, whose cores may be old or new. Blocks of 32 are asked for just ahead, as data
-# that is read once: on Zen 3 20 GB/s where there are 15 without, on Zen 4 up to a tenth slower.
-# Larger blocks are asked for whole and far ahead, into the second cache: near, or past the caches,
-# costs Zen 4 a fifth (Q4_K) to more than a third (Q6_K), far gains 20 % (Q6_K, Q5_K) or nothing.
-_FETCH_NEAR_BYTES = 2304
-_FETCH_FAR_BYTES = 9216
-
-
-def tile_tokens(tokens: int) -> int:
-    """Tokens of a tile for a step of `tokens`: what registers hold, without much padding."""
-    if tokens == 1:
-        return 1
-    return 4 if tokens <= 4 else 8
-
-
 class Recording:
     """Collects the launches of a step into `graph`."""
 
@@ -83,10 +66,10 @@ class Recording:
         self.width = width
         self.step = step
         self._programs = programs
+        self._products = products_for(programs)
         self._workspace = workspace
         self._start = workspace.mark()
         self._buffers: dict[str, Region] = {}
-        self._wide = programs.target.has("avx512")
         self.x = self.floats("x", width)
         # Stands where a program has a parameter that it does not use.
         self._unused = self.region("unused", 64)
@@ -103,7 +86,7 @@ class Recording:
 
     def floats(self, name: str, width: int, tokens: int | None = None) -> Region:
         """f32[tokens, width], with room for the tile that the last token lies in."""
-        return self.region(name, 4 * width * round_up(tokens or self.tokens, ROWS))
+        return self.region(name, 4 * width * round_up(tokens or self.tokens, MOST_TILE))
 
     def close(self) -> Graph:
         """The finished graph; the workspace is free for the next recording."""
@@ -164,75 +147,44 @@ class Recording:
         tokens: int | None,
     ) -> None:
         count = tokens or self.tokens
-        tile = self._tile(count, epilogue, matrix.format)
-        tiles = -(-count // tile.tokens)
-        prepared = self._prepare(x, matrix, tile.tokens, count, norm)
-        kernel = matmul_float if isinstance(matrix.format, FloatFormat) else matmul
+        gated = isinstance(epilogue, GatedEpilogue)
+        product = self._products.product(count, matrix.format, gated)
+        tiles = -(-count // product.tile.tokens)
+        prepared = self._prepare(x, matrix, product.interleave, count, norm)
         program = self._programs.get(
-            kernel, rows=matrix.rows, columns=matrix.columns, stride=stride,
-            format=matrix.format, tile=tile, epilogue=epilogue,
+            product.kernel, rows=matrix.rows, columns=matrix.columns, stride=stride,
+            format=matrix.format, tile=product.tile, epilogue=epilogue,
         )  # fmt: skip
-        self.graph.launch(
-            program, matrix.panels // tile.groups, matrix.region, *prepared, extra, out, tiles
-        )
-
-    def _tile(self, tokens: int, epilogue: Epilogue, format: AnyFormat) -> Tile:
-        size = tile_tokens(tokens)
-        groups = 2 if isinstance(epilogue, GatedEpilogue) else 1
-        if isinstance(format, FloatFormat) and size == 1:
-            return Tile(size, max(groups, format.turns))
-        if size > 1 or isinstance(format, FloatFormat) or self._programs.target.family != "x86":
-            return Tile(size, groups)
-        if self._wide:
-            return Tile(size, groups, format.fetch_ahead_bytes, keep=True)
-        if format.has_sub_scales:
-            return Tile(size, groups, _FETCH_FAR_BYTES, keep=True)
-        return Tile(size, groups, _FETCH_NEAR_BYTES)
+        groups = product.groups(matrix.panels, tiles)
+        self.graph.launch(program, groups, matrix.region, *prepared, extra, out, tiles)
 
     def _prepare(
         self,
         x: Region,
         matrix: Matrix,
-        tile: int,
+        interleave: int,
         lines: int,
         norm: Norm | None,
         rows: Region | None = None,
         choices: int = 0,
     ) -> tuple[Region, ...]:
         """Activations as the matrix's kernel reads them; `rows` and `choices` as for experts."""
-        columns, padded = matrix.columns, round_up(lines, ROWS)
-        rows = rows or self._unused
         prologue = Prologue(norm.epsilon if norm else None)
-        weight = norm.weight if norm else self._unused
-        if isinstance(matrix.format, FloatFormat):
-            if tile == 1 and norm is None and not choices:
-                return (x,)
-            out = self.region(f"arranged {columns}", 4 * columns * padded)
-            program = self._programs.get(
-                arrange, columns=columns, stride=columns, tokens=tile, prologue=prologue,
-                choices=choices,
-            )  # fmt: skip
-            self.graph.launch(program, lines, x, weight, rows, out)
-            return (out,)
-        block, sub = matrix.format.block, matrix.format.sub
-        name = f"{columns} by {block} and {sub}"
-        outs = (
-            self.region("quants " + name, columns * padded),
-            self.region("scales " + name, 4 * (columns // block) * padded),
-            self.region("sums " + name, 2 * (columns // sub) * padded),
+        found = self._products.prepared(
+            matrix.columns, matrix.format, interleave, lines, prologue, choices
         )
-        program = self._programs.get(
-            quantise, columns=columns, stride=columns, block=block, sub=sub, tokens=tile,
-            prologue=prologue, choices=choices,
-        )  # fmt: skip
-        self.graph.launch(program, lines, x, weight, rows, *outs)
+        if found is None:
+            return (x,)
+        outs = tuple(self.region(name, size) for name, size in found.outputs)
+        weight = norm.weight if norm else self._unused
+        self.graph.launch(found.program, lines, x, weight, rows or self._unused, *outs)
         return outs
 
     def mixture(
         self, x: Region, router: Stack, gate_up: Experts, down: Experts, chosen: int, norm: Norm
     ) -> None:
         """`x += the chosen experts' feed-forward of norm(x)`, weights renormalised to sum to 1."""
-        tile = tile_tokens(self.tokens)
+        tile = self._products.expert_tile(self.tokens)
         routing = Routing(gate_up.count, chosen, renormalise=True, scale=1.0, tile=tile)
         tiles = routing.tiles(self.tokens)
         logits = self.floats("router", gate_up.count)
@@ -270,17 +222,16 @@ class Recording:
         choices: int = 0,
     ) -> None:
         matrix = experts.matrix
-        prepared = self._prepare(x, matrix, tokens, tiles * tokens, norm, rows, choices)
-        groups = 2 if isinstance(epilogue, GatedEpilogue) else 1
-        is_float = isinstance(matrix.format, FloatFormat)
+        gated = isinstance(epilogue, GatedEpilogue)
+        product = self._products.expert_product(tokens, matrix.format, gated)
+        lines = tiles * tokens
+        prepared = self._prepare(x, matrix, product.interleave, lines, norm, rows, choices)
         program = self._programs.get(
-            matmul_experts_float if is_float else matmul_experts,
-            rows=matrix.rows, columns=matrix.columns, format=matrix.format,
-            tile=Tile(tokens, groups), epilogue=epilogue,
+            product.kernel, rows=matrix.rows, columns=matrix.columns, format=matrix.format,
+            tile=product.tile, epilogue=epilogue,
         )  # fmt: skip
-        self.graph.launch(
-            program, tiles * (matrix.panels // groups), matrix.region, tile_experts, *prepared, out
-        )
+        groups = tiles * product.groups(matrix.panels, 1)
+        self.graph.launch(program, groups, matrix.region, tile_experts, *prepared, out)
 
     # The parts of a model -----------------------------------------------------------------
 
@@ -326,11 +277,14 @@ class Recording:
             step.page_table, query_norm, key_norm, queries, cache.keys, cache.values,
             cache.key_scales, cache.value_scales, columns,
         )  # fmt: skip
-        tile = attention_tile(tokens, heads.repeat)
+        tile = attention_tile(tokens, heads.repeat, self._programs.target)
         tiles = tokens if tile == 1 else tokens // tile + step.limits.sequences
         shape = Attention(
             heads.cache, heads.query_heads, tile, window=window, softcap=softcap,
-            splits=self._splits(tiles, heads.cache.kv_heads),
+            splits=attention_splits(
+                tokens, tiles * heads.cache.kv_heads, columns, self.parallel_groups,
+                self._programs.target,
+            ),
         )  # fmt: skip
         out = self.floats("attended", heads.query_width)
         partial = out if shape.splits == 1 else self.floats("partials", shape.partial_width)
@@ -343,10 +297,6 @@ class Recording:
             program = self._programs.get(combine, shape=shape)
             self.graph.launch(program, tokens * heads.query_heads, partial, step.slots, out)
         return out
-
-    def _splits(self, tiles: int, kv_heads: int) -> int:
-        """Only a decode step of one sequence has too few workgroups."""
-        return splits_for(tiles, kv_heads, self.parallel_groups) if self.tokens == 1 else 1
 
     def add_normed(self, y: Region, norm: Norm) -> None:
         """`x += norm(y)`."""
@@ -381,10 +331,3 @@ class Recording:
             step.counts, step.sampling_work, step.ids if continues else step.unused_ids,
             step.positions if continues else step.draws, step.tokens, step.log_probabilities,
         )  # fmt: skip
-
-
-def attention_tile(tokens: int, repeat: int) -> int:
-    """Tokens of an attention tile: enough rows to share each page, few enough for the cache."""
-    if tokens == 1:
-        return 1
-    return max(1, min(tokens, 32 // repeat))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from exosuit.driver.device import Device, Region
 from exosuit.graph import Arena
 from exosuit.ops.masking import mask_words
+from exosuit.ops.products import MOST_TILE
 from exosuit.ops.sampling import SAMPLER, padded
 from exosuit.units import round_up
 
@@ -45,7 +46,7 @@ class StepBuffers:
     rows        i32[rows]: tokens whose logits are wanted
     logits      f32[rows, vocabulary]
     samplers, bias_tokens, bias_values, counts, sampling_work, tokens, log_probabilities
-                see `ops.sampling.sample`
+                see `ops.sampling.sample`; the last two in the host's memory, which reads them
     masks       u32[rows, mask_words(vocabulary)]: see `ops.masking`; only masked steps read it
     draws       i32[rows]: positions of the tokens that the wanted rows belong to
     unused_ids  i32[rows]: where sampled ids go that no step follows directly
@@ -70,6 +71,11 @@ class StepBuffers:
     tokens: Region
     log_probabilities: Region
     arena: Arena
+    results: Arena
+
+    def close(self) -> None:
+        self.arena.close()
+        self.results.close()
 
     @staticmethod
     def allocate(device: Device, limits: StepLimits, vocabulary: int) -> StepBuffers:
@@ -81,7 +87,7 @@ class StepBuffers:
             limits.sequences * limits.pages,
             4 * (limits.tokens + limits.sequences),
             rows,
-            round_up(rows, 8) * vocabulary,
+            round_up(rows, MOST_TILE) * vocabulary,
             rows * SAMPLER.itemsize // 4,
             rows * limits.biases,
             rows * limits.biases,
@@ -90,8 +96,8 @@ class StepBuffers:
             rows * mask_words(vocabulary),
             rows,
             rows,
-            rows,
-            rows,
         )
         arena = Arena(device, sum(round_up(4 * n, 128) for n in words), "step", sparse=True)
-        return StepBuffers(limits, *(arena.take(4 * n) for n in words), arena=arena)
+        results = Arena(device, 2 * round_up(4 * rows, 128), "results", host=True)
+        regions = [arena.take(4 * n) for n in words] + [results.take(4 * rows) for _ in range(2)]
+        return StepBuffers(limits, *regions, arena=arena, results=results)

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from exosuit.kernel import Kernel, ProgramCache, Target, compile_kernel
+from exosuit.ops.variants import variant
 from exosuit.program import Program
 
 
@@ -22,6 +23,8 @@ class Programs:
         self._known: dict[tuple[Any, ...], Program] = {}
 
     def get(self, kernel: Kernel, **static: Any) -> Program:
+        """The program of `kernel`, or of its variant for this target."""
+        kernel = variant(kernel, self.target)
         key = (kernel, *sorted(static.items()))
         program = self._known.get(key)
         if program is None:

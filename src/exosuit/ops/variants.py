@@ -8,8 +8,6 @@ they are made and read by variants of one kind only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from exosuit.kernel import Kernel, Target
 from exosuit.ops import activations, attention, embedding, matmul, matmul_float, rotary, routing
 from exosuit.ops.gpu.activations import arrange_gpu, quantise_gpu

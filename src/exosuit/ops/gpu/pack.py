@@ -68,7 +68,7 @@ def pack_gpu(
         source = row.at(b * block_bytes)
         target = out.at(panel + b.to(i64) * (LANE_ROWS * block_bytes))
         # The tail of the last block is not there to be read.
-        present = select(b + 1 < blocks, block_bytes, tail) if tail else None
+        present = select(b + 1 < blocks, constant(i32, block_bytes), tail) if tail else None
         for first, size in record_pieces(fields):
             unit = min(size, 4)
             words: list[Value] = []
