@@ -32,7 +32,7 @@ from exosuit.softcard.amd.nbio import (
 from exosuit.softcard.amd.pm4 import Processor, Programs
 from exosuit.softcard.amd.programs import Translated
 from exosuit.softcard.amd.psp import Psp
-from exosuit.softcard.amd.queue import Decoded
+from exosuit.softcard.amd.queue import Decoded, Slice
 from exosuit.softcard.amd.sdma import Sdma
 from exosuit.softcard.amd.smu import Smu
 from exosuit.softcard.amd.timeline import CLOCK_TICK_NS, Cost, Timeline, dispatch_ns
@@ -74,6 +74,7 @@ class AmdCard(SoftCard):
         for block, bases, prefix in placed_blocks(found):
             registers.declare(block, bases, prefix)
         self.mode1_resets = 0
+        self._slice = Slice()
         self._compute_time: list[Timeline] = []
         self.ih = Ih(registers, self.memory, self.refuse, self._clock, self.dma_write)
         walker = Walker(
@@ -157,17 +158,19 @@ class AmdCard(SoftCard):
         """Let every engine go as far as it can; whether one of them waits."""
         if self.page_fault or self.has_dma_fault:
             self.tlb.flush()  # so that the access that is to fail is looked up
+        self._slice.begin()
         moved = True
         while moved:
             moved = False
             for queue in list(self.compute.queues.values()):
-                if queue.run():
+                if queue.run() and not queue.paused:
                     moved = True
                     self._others_wait_for(queue.timeline)
             if self.sdma.run():
                 moved = True
                 self._others_wait_for(self.sdma.timeline)
-        return self.sdma.waiting or any(q.waiting for q in self.compute.queues.values())
+        queues = self.compute.queues.values()
+        return self.sdma.waiting or any(q.waiting or q.paused for q in queues)
 
     def _take_page_fault(self) -> bool:
         due, self.page_fault = self.page_fault, False
@@ -211,6 +214,7 @@ class AmdCard(SoftCard):
             self._ib_packets,
             queue.timeline,
             self.refuse,
+            self._slice,
             gc_base=BASES[HardwareId.GC][0],
             charge=self._charge,
             caller=lambda: queue.execution,

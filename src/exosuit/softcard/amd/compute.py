@@ -72,7 +72,7 @@ class ComputeQueue:
         self._stop = stop
         self.processor = make(self)
         self.execution: Execution[Pm4] = Execution(self.processor.obey, self._consumed)
-        self.waiting = False
+        self.waiting = self.paused = False
 
     def ring_doorbell(self, pointer: int) -> None:
         self.ring.write_pointer = pointer
@@ -82,7 +82,7 @@ class ComputeQueue:
         """Obey what can be obeyed; whether anything was."""
         ring = self.ring
         before = ring.read_pointer, self.processor.obeyed
-        self.waiting = False
+        self.waiting = self.paused = False
         while not self.execution.stuck:
             if self.execution.is_idle:
                 if ring.fetched == ring.write_pointer:
@@ -94,11 +94,12 @@ class ComputeQueue:
                     break
                 self.execution.call(self._decoded(stream))
             outcome = self.execution.run()
-            if outcome is Outcome.WAITING:
-                self.waiting = True
+            if outcome in (Outcome.WAITING, Outcome.PAUSED):
+                self.waiting = outcome is Outcome.WAITING
+                self.paused = outcome is Outcome.PAUSED
                 break
-        if not self.waiting and self.execution.is_idle:
-            self.processor.finish()
+        if self.execution.is_idle and not self.execution.stuck:
+            self.execution.stuck, self.paused = self.processor.finish()
         moved = (ring.read_pointer, self.processor.obeyed) != before
         if moved and ring.report_at:
             pointer = (ring.read_pointer & 0xFFFF_FFFF).to_bytes(4, "little")

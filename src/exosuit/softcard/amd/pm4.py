@@ -18,7 +18,7 @@ from exosuit.silicon.amd.ih import Client as Reporter
 from exosuit.silicon.amd.ih import Source, SqContext0, SqContext1, SqEncoding, SqError
 from exosuit.softcard.amd.ih import Ih
 from exosuit.softcard.amd.isa.shaders import Dispatch, ShaderFault
-from exosuit.softcard.amd.queue import Decoded, Outcome
+from exosuit.softcard.amd.queue import Decoded, Outcome, Slice
 from exosuit.softcard.amd.timeline import PACKET_NS, Cost, Timeline
 from exosuit.softcard.amd.tlb import Tlb
 from exosuit.softcard.registers import Refuse, RegisterFile
@@ -64,6 +64,7 @@ class Processor:
         decoded: Decoded[pm4.Pm4],
         timeline: Timeline,
         refuse: Refuse,
+        slice: Slice,
         *,
         gc_base: int,
         charge: Callable[[Cost], float],
@@ -78,6 +79,7 @@ class Processor:
         self._decoded = decoded
         self._timeline = timeline
         self._refuse = refuse
+        self._slice = slice
         self._charge = charge
         self._caller = caller
         self._can_release = can_release
@@ -104,9 +106,13 @@ class Processor:
             self.obeyed += 1
         return outcome
 
-    def finish(self) -> None:
-        """The queue has run dry: so do the dispatches that nothing waits for."""
-        self._barrier()
+    def finish(self) -> tuple[bool, bool]:
+        """The queue has run dry: so do the dispatches that nothing waits for.
+
+        Gives whether the queue is stuck at one of them, and whether some are left for later.
+        """
+        outcome = self._barrier()
+        return outcome is Outcome.STUCK, outcome is Outcome.PAUSED
 
     def _obey(self, packet: pm4.Pm4 | UnknownPacket) -> Outcome:
         match packet:
@@ -188,6 +194,8 @@ class Processor:
     def _barrier(self) -> Outcome:
         """Every dispatch so far ends, the last one first."""
         while self._pending:
+            if self._slice.is_over:
+                return Outcome.PAUSED
             dispatch = self._pending.pop()
             try:
                 cost = self._programs.run(dispatch)

@@ -6,6 +6,7 @@ An engine obeys until the ring is empty, a packet waits, or it cannot go on.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class Outcome(Enum):
     DONE = "done"
     WAITING = "waiting"
     """Its condition does not hold yet; it is tried again."""
+    PAUSED = "paused"
+    """The engine has worked long enough for now; it goes on when the card runs again."""
     STUCK = "stuck"
     """The engine stops until a reset."""
 
@@ -50,6 +53,25 @@ class Decoded(Generic[P]):
         else:
             self._kept.move_to_end(stream)
         return found
+
+
+class Slice:
+    """How long engines may work before whoever drives the card is served again.
+
+    Real engines work beside the bus; these take turns with it. Programs may take a second each to
+    translate, and a client waits ten for an answer.
+    """
+
+    def __init__(self, seconds: float = 0.5) -> None:
+        self.seconds = seconds
+        self._end = 0.0
+
+    def begin(self) -> None:
+        self._end = time.monotonic() + self.seconds
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._end
 
 
 @dataclass
@@ -112,7 +134,7 @@ class Execution(Generic[P]):
             if len(self._frames) == 1:
                 self._ring_packet = size_of(packet)
             outcome = self._obey(packet)
-            if outcome is Outcome.WAITING:
+            if outcome in (Outcome.WAITING, Outcome.PAUSED):
                 frame.next -= 1
                 return outcome
             if outcome is Outcome.STUCK:

@@ -599,3 +599,15 @@ def test_copies_from_the_host_run_at_the_speed_of_the_link():
         )
     speed = 4 * MiB / (card_of(hands).elapsed_ns - before) * 1e9
     assert 0.9 * MODELS["tb4"].bandwidth < speed <= MODELS["tb4"].bandwidth
+
+
+def test_long_work_takes_turns_with_the_bus(hands: Hands):
+    """Programs that take long do not keep the host from being served in between."""
+    card = card_of(hands)
+    card._slice.seconds = 0  # every dispatch is too long
+    hands.compute(dispatch(VA + 0x300000), dispatch(VA + 0x300100), release(DATA, 1))
+    assert card.waiting
+    card._slice.seconds = 1
+    assert hands.memory.read32(AT) == 1
+    assert not card.waiting
+    assert len(programs_of(hands).runs) == 2
