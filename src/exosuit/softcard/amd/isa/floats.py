@@ -18,11 +18,28 @@ _WIDTH = {"float": (23, 8, "i32"), "double": (52, 11, "i64")}
 
 def minimum(a: Lanes, b: Lanes) -> Lanes:
     """The lesser number, -0 before +0; of a number and a NaN the number."""
-    return a.call("minimumnum", b)
+    if a.text == b.text:
+        return a
+    found = b.compare("uno", b).select(a, a.compare("olt", b).select(a, b))
+    integer = f"i{a.bits}"  # equal numbers differ at most in the sign of zero
+    return a.eq(b).select((a.view(integer) | b.view(integer)).view(a.kind), found)
 
 
 def maximum(a: Lanes, b: Lanes) -> Lanes:
-    return a.call("maximumnum", b)
+    if a.text == b.text:
+        return a
+    found = b.compare("uno", b).select(a, a.compare("ogt", b).select(a, b))
+    integer = f"i{a.bits}"
+    return a.eq(b).select((a.view(integer) & b.view(integer)).view(a.kind), found)
+
+
+def is_signalling(x: Lanes) -> Lanes:
+    """Whether a float is a NaN whose quiet bit is not set."""
+    width, size, integer = _WIDTH[x.kind]
+    quiet = 1 << (width - 1)
+    infinity = ((1 << size) - 1) << width
+    # With the quiet bit turned, signalling NaNs are all that lies above infinity with it.
+    return ((x.view(integer) ^ quiet) << 1).compare("ugt", (infinity | quiet) << 1)
 
 
 def middle(a: Lanes, b: Lanes, c: Lanes) -> Lanes:

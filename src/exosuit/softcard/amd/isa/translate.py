@@ -19,8 +19,13 @@ from exosuit.softcard.amd.isa.scalar import IGNORED, scalar, scalar_load
 from exosuit.softcard.amd.isa.vector import dual, vector
 from exosuit.softcard.amd.isa.wave import FloatMode, Untranslated, Wave
 
-VERSION = 1
+VERSION = 2
 """Part of the key of cached code; another number for every change of what is translated how."""
+
+
+_PART = 64
+"""Instructions after which a long block is cut: LLVM takes more than twice as long for twice as
+many, above all where hundreds of registers are live."""
 
 
 class Kind(IntEnum):
@@ -67,7 +72,9 @@ class _Program:
         wave.begin_block()
         active = wave.exec.call("ctpop").to("i64")
         moved = 0
-        for made in block.instructions:
+        for number, made in enumerate(block.instructions):
+            if number and number % _PART == 0:
+                self._cut(f"b{block.address}.{number}")
             wave.instruction = made
             if made.branch is not None:
                 self._count(block, active, moved)
@@ -86,6 +93,13 @@ class _Program:
         self._count(block, active, moved)
         assert block.follows is not None
         self._go(block.follows, block.instructions[-1].address)
+
+    def _cut(self, name: str) -> None:
+        """Go on in a block of its own, with all registers in the state."""
+        self.wave.end_block()
+        self.ir.jump(name)
+        self.ir.label(name)
+        self.wave.begin_block()
 
     def _one(self, made: Instruction) -> int:
         """Translate one instruction; bytes of memory it moves per lane."""

@@ -19,7 +19,6 @@ from exosuit.softcard.amd.isa.wave import Untranslated, Wave
 OPERATIONS: dict[str, Operation] = {**integers.INTEGERS, **floats.FLOATS}
 
 _CHOICES = frozenset({"v_cndmask_b32", "v_cndmask_b16"})
-_SIGNALLING = 1  # LLVM's class of signalling NaNs
 
 
 def vector(wave: Wave, made: Instruction) -> None:
@@ -70,15 +69,10 @@ def _signs(wave: Wave, x: Lanes, index: int) -> Lanes:
 
 def _quieted(result: Lanes, operands: list[Lanes]) -> Lanes:
     """NaN where an operand is a signalling one, as IEEE mode has it."""
-    found: Lanes | None = None
-    for x in operands:
-        suffix = f"v{x.count}f{x.bits}"
-        condition = x.compare("uno", x)
-        is_it = x.function.intrinsic(
-            condition, f"llvm.is.fpclass.{suffix}", x, f"i32 {_SIGNALLING}"
-        )
-        found = is_it if found is None else found | is_it
-    assert found is not None
+    different = list({x.text: x for x in operands}.values())
+    found = floats.is_signalling(different[0])
+    for x in different[1:]:
+        found = found | floats.is_signalling(x)
     return found.select(result.like(float("nan")), result)
 
 
