@@ -120,7 +120,9 @@ async function listed() {
   );
 }
 
-function open(conversation) {
+async function open({ id }) {
+  const conversation = await chat.find(id);
+  if (!conversation) return listed(); // another tab has deleted it
   chat.open(conversation);
   const picker = $("#model");
   if ([...picker.options].some((option) => option.value === conversation.model)) {

@@ -15,7 +15,7 @@ export class Chat {
   /** `model()` is the chosen one; `refused` hears of errors, `changed` of titles and new chats. */
   constructor({ settings, model, refused, changed }) {
     Object.assign(this, { defaults: settings, model, refused, changed });
-    this.running = new Map(); // AbortController by conversation id
+    this.running = new Map(); // conversation and AbortController by conversation id
     this.hasModels = true;
     this.prompt = $("#prompt");
     this.scroll = $("#scroll");
@@ -50,11 +50,16 @@ export class Chat {
 
   open(conversation) {
     this.conversation = conversation;
-    this.draw();
+    this.draw(true);
+  }
+
+  /** The one that grows, if it does; else as it was kept. */
+  async find(id) {
+    return this.running.get(id)?.conversation ?? (await store.get(id));
   }
 
   async forget(id) {
-    this.running.get(id)?.abort();
+    this.running.get(id)?.abort.abort();
     await store.remove(id);
     if (id === this.id) this.begin();
   }
@@ -151,7 +156,7 @@ export class Chat {
   }
 
   stop() {
-    this.running.get(this.id)?.abort();
+    this.running.get(this.id)?.abort.abort();
   }
 
   // Answering ---------------------------------------------------------------------------------
@@ -161,7 +166,7 @@ export class Chat {
     const body = bodyOf(conversation.model, conversation.settings, conversation.messages);
     conversation.messages.push(message);
     const abort = new AbortController();
-    this.running.set(conversation.id, abort);
+    this.running.set(conversation.id, { conversation, abort });
     this.draw(true);
     this.keep(conversation);
     const waiting = this.waiting(conversation, message);

@@ -182,17 +182,17 @@ function bar(share, text) {
   return make("div", {}, make("div.meter", { "aria-hidden": "true" }, filled), make("p.quiet", {}, text));
 }
 
-/** The last minute of a rate, as a line. */
+/** A rate since the view was opened, at most a minute of it, as a line. */
 function spark(values) {
   const NS = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(NS, "svg");
-  svg.setAttribute("viewBox", `0 0 ${SAMPLES - 1} 20`);
+  svg.setAttribute("viewBox", `0 0 ${Math.max(values.length - 1, 1)} 20`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("class", "spark");
   svg.setAttribute("aria-hidden", "true");
   const most = Math.max(...values, 1);
   const line = document.createElementNS(NS, "polyline");
-  const place = (value, k) => `${SAMPLES - values.length + k},${(19 - (value / most) * 18).toFixed(1)}`;
+  const place = (value, k) => `${k},${(19 - (value / most) * 18).toFixed(1)}`;
   line.setAttribute("points", values.map(place).join(" "));
   svg.append(line);
   return svg;

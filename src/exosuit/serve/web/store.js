@@ -34,6 +34,10 @@ export async function all() {
   return found.sort((a, b) => b.updated - a.updated);
 }
 
+export function get(id) {
+  return transact("readonly", (room) => room.get(id));
+}
+
 export function put(conversation) {
   return transact("readwrite", (room) => room.put(conversation));
 }
