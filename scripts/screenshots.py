@@ -2,8 +2,8 @@
 
     python scripts/screenshots.py        writes docs/images/web-*.png
 
-Needs the `test` extra, Pillow and Chromium (apt-get install chromium). The demonstration model is fetched
-into the store if it is not there.
+Needs the `test` extra, Pillow and Chromium (apt-get install chromium). The demonstration
+model is fetched into the store if it is not there.
 """
 
 from __future__ import annotations
