@@ -1,4 +1,11 @@
-"""A server as users start it, in a process of its own, with two small models in its store."""
+"""A server as users start it, in a process of its own, with a few small models in its store.
+
+smollm2   chats; its template knows nothing of tools or thoughts
+stories   continues texts; no template
+thinker   SmolLM2 under a template that opens the model's thoughts and knows tools, with tokens for
+          filling gaps: what it says is nonsense, where it comes out is not
+embedder  makes vectors; random weights
+"""
 
 from __future__ import annotations
 
@@ -18,11 +25,35 @@ import httpx
 import ollama
 import openai
 import pytest
+from tests.peers.altered import write_altered
+from tests.peers.bert_models import BertShape, write_bert
 
 from exosuit.models.store import Store
 from exosuit.settings import Settings
 
-SMOLLM2, STORIES = "smollm2", "stories"
+SMOLLM2, STORIES, THINKER, EMBEDDER = "smollm2", "stories", "thinker", "embedder"
+NAMES = sorted((SMOLLM2, STORIES, THINKER, EMBEDDER))
+
+FIM = {"fim_pre": 3, "fim_suf": 4, "fim_mid": 5}
+"""Control tokens of SmolLM2 that thinker uses for gaps."""
+
+THINKING_TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}call with <tool_call><|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and enable_thinking is false %}<think>
+
+</think>
+
+{% else %}<think>
+{% endif %}{% endif %}"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +63,11 @@ class Served:
     address: str
     process: subprocess.Popen[bytes]
     log: Path
+
+
+def write_thinker(path: Path, chat: Path) -> Path:
+    changed = {f"tokenizer.ggml.{role}_token_id": id for role, id in FIM.items()}
+    return write_altered(path, chat, {"tokenizer.chat_template": THINKING_TEMPLATE, **changed})
 
 
 @contextmanager
@@ -69,6 +105,8 @@ def served(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[
     chat = models / "smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"
     store.add(chat, SMOLLM2, link=True)
     store.add(models / "stories260k/stories260K-q8_0.gguf", STORIES, link=True)
+    store.add(write_thinker(home / "thinker.gguf", chat), THINKER, link=True)
+    store.add(write_bert(home / "embedder.gguf", BertShape()), EMBEDDER, link=True)
     with serving(home, "--model", SMOLLM2) as server:
         yield server
 

@@ -6,8 +6,8 @@ import json
 
 import anthropic
 import pytest
+from tests.serve.conftest import SMOLLM2, STORIES, THINKER
 
-SMOLLM2, STORIES = "smollm2", "stories"
 HELLO = [{"role": "user", "content": "Say hello."}]
 GREEDY = {"temperature": 0, "top_k": 1}
 CITY = {
@@ -94,6 +94,19 @@ def test_an_answer_of_a_given_form(anthropic_client):
         output_config={"format": {"type": "json_schema", "schema": CITY}},
     )
     assert set(json.loads(answer.content[0].text)) == {"city"}
+
+
+def test_thoughts_are_blocks_of_their_own(anthropic_client):
+    thinking = {"type": "enabled", "budget_tokens": 1024}
+    answer = ask(anthropic_client, model=THINKER, thinking=thinking)
+    assert [block.type for block in answer.content] == ["thinking"]
+    with anthropic_client.messages.stream(
+        model=THINKER, messages=HELLO, max_tokens=12, thinking=thinking, extra_body=GREEDY
+    ) as stream:
+        assert "thinking" in {event.type for event in stream}
+        assert stream.get_final_message().content[0].thinking == answer.content[0].thinking
+    without = ask(anthropic_client, model=THINKER)
+    assert [block.type for block in without.content] == ["text"]
 
 
 def test_tokens_are_counted_as_they_are_used(anthropic_client):

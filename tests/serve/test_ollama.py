@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+import numpy as np
 import ollama
 import pytest
+from tests.serve.conftest import EMBEDDER, NAMES, SMOLLM2, STORIES, THINKER
 
-SMOLLM2, STORIES = "smollm2", "stories"
 HELLO = [{"role": "user", "content": "Say hello."}]
 GREEDY = {"temperature": 0, "num_predict": 12, "repeat_penalty": 1.0}
 
@@ -79,6 +80,41 @@ def test_tools_are_offered_and_results_taken(ollama_client):
     assert with_tool.message.content
 
 
+def test_thoughts_are_split_from_the_answer(ollama_client):
+    thought = ollama_client.chat(THINKER, HELLO, options=GREEDY, think=True)
+    assert thought.message.thinking
+    assert not thought.message.content
+    lines = list(ollama_client.chat(THINKER, HELLO, options=GREEDY, stream=True))
+    assert "".join(line.message.thinking or "" for line in lines) == thought.message.thinking
+    answer = ollama_client.chat(THINKER, HELLO, options=GREEDY, think=False)
+    assert answer.message.content
+    assert answer.message.thinking is None
+    generated = ollama_client.generate(THINKER, "Say hello.", options=GREEDY, think=True)
+    assert generated.thinking == thought.message.thinking
+    assert {"tools", "thinking", "insert"} <= set(ollama_client.show(THINKER).capabilities)
+
+
+def test_a_gap_is_filled(ollama_client):
+    filled = ollama_client.generate(THINKER, "a = ", suffix="\nprint(a)", options=GREEDY)
+    assert filled.prompt_eval_count > 8
+    assert filled.response
+
+
+def test_embeddings(ollama_client):
+    texts = ["the river runs", "to the sea"]
+    found = ollama_client.embed(EMBEDDER, texts)
+    vectors = np.array(found.embeddings)
+    assert vectors.shape == (2, 64)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    old = ollama_client.embeddings(EMBEDDER, texts[0])
+    assert np.allclose(old.embedding, vectors[0], atol=1e-6)
+    long = "river " * 500
+    assert len(ollama_client.embed(EMBEDDER, long).embeddings) == 1
+    with pytest.raises(ollama.ResponseError, match="tokens"):
+        ollama_client.embed(EMBEDDER, long, truncate=False)
+    assert ollama_client.embed(EMBEDDER, []).embeddings == []
+
+
 def test_logprobs(ollama_client):
     answer = ollama_client.chat(SMOLLM2, HELLO, options=GREEDY, logprobs=True, top_logprobs=2)
     assert "".join(entry.token for entry in answer.logprobs) == answer.message.content
@@ -87,9 +123,10 @@ def test_logprobs(ollama_client):
 
 def test_what_is_there_and_what_is_loaded(ollama_client):
     models = ollama_client.list().models
-    assert [model.model for model in models] == ["smollm2:latest", "stories:latest"]
-    assert models[0].details.quantization_level == "Q4_1"
-    assert len(models[0].digest) == 64
+    assert [model.model for model in models] == [f"{name}:latest" for name in NAMES]
+    listed = {model.model: model for model in models}["smollm2:latest"]
+    assert listed.details.quantization_level == "Q4_1"
+    assert len(listed.digest) == 64
     shown = ollama_client.show("smollm2:latest")
     assert shown.modelinfo["general.architecture"] == "llama"
     assert shown.modelinfo["llama.context_length"] == 8192

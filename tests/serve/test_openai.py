@@ -6,11 +6,12 @@ import json
 import math
 import re
 
+import numpy as np
 import openai
 import pytest
 from pydantic import BaseModel, Field
+from tests.serve.conftest import EMBEDDER, FIM, NAMES, SMOLLM2, STORIES, THINKER
 
-SMOLLM2, STORIES = "smollm2", "stories"
 HELLO = [{"role": "user", "content": "Say hello."}]
 CITY = {
     "type": "object",
@@ -252,7 +253,7 @@ def test_responses_with_a_tool(openai_client):
 
 
 def test_models(openai_client):
-    assert [model.id for model in openai_client.models.list()] == [SMOLLM2, STORIES]
+    assert [model.id for model in openai_client.models.list()] == NAMES
     assert openai_client.models.retrieve(STORIES).id == STORIES
     with pytest.raises(openai.NotFoundError, match="smolm"):
         openai_client.models.retrieve("smolm")
@@ -294,6 +295,73 @@ def test_mistakes_are_told_in_openais_words(openai_client, change, error, words)
     assert caught.value.body["type"] == "invalid_request_error"
     with pytest.raises(error):
         chat(openai_client, stream=True, **change)
+
+
+def test_thoughts_are_split_from_the_answer(openai_client):
+    thoughts = chat(openai_client, model=THINKER).choices[0].message
+    assert thoughts.content == ""
+    assert thoughts.reasoning_content
+    usage = chat(openai_client, model=THINKER).usage
+    assert usage.completion_tokens_details.reasoning_tokens >= 10
+    streamed = [c.choices[0].delta for c in chat(openai_client, model=THINKER, stream=True)]
+    assert not any(delta.content for delta in streamed)
+    told = "".join(getattr(delta, "reasoning_content", "") for delta in streamed)
+    assert told == thoughts.reasoning_content
+    for without in (
+        {"reasoning_effort": "none"},
+        {"extra_body": {"chat_template_kwargs": {"enable_thinking": False}}},
+    ):
+        message = chat(openai_client, model=THINKER, **without).choices[0].message
+        assert message.content
+        assert not hasattr(message, "reasoning_content")
+    response = openai_client.responses.create(model=THINKER, input="Hello", max_output_tokens=5)
+    assert [item.type for item in response.output] == ["reasoning"]
+
+
+def test_forms_and_calls_without_thoughts(openai_client):
+    more = {"model": THINKER, "reasoning_effort": "none", "max_tokens": 60}
+    answer = chat(openai_client, response_format={"type": "json_object"}, stop=["}"], **more)
+    assert answer.choices[0].message.content.startswith("{")
+    called = chat(openai_client, tools=[WEATHER], tool_choice="required", **more)
+    assert called.choices[0].message.tool_calls[0].function.name == "weather"
+
+
+def test_a_gap_is_filled(openai_client, http):
+    def ids(text: str) -> list[int]:
+        told = http.post("/tokenize", json={"content": text, "model": THINKER})
+        return told.json()["tokens"]
+
+    before, after = "def add(a, b):\n", "\n\nprint(add(1, 2))"
+    prompt = [FIM["fim_pre"], *ids(before), FIM["fim_suf"], *ids(after), FIM["fim_mid"]]
+    given = {"model": THINKER, "max_tokens": 8, "temperature": 0}
+    filled = openai_client.completions.create(prompt=before, suffix=after, **given)
+    spelt = openai_client.completions.create(prompt=prompt, **given)
+    assert filled.choices[0].text == spelt.choices[0].text
+    assert filled.usage.prompt_tokens == len(prompt)
+
+
+def test_embeddings(openai_client):
+    texts = ["the river runs to the sea", "a card", "the river runs to the sea"]
+    listed = openai_client.embeddings.create(model=EMBEDDER, input=texts, encoding_format="float")
+    vectors = np.array([entry.embedding for entry in listed.data])
+    assert vectors.shape == (3, 64)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert np.allclose(vectors[0], vectors[2], atol=1e-5)
+    assert not np.allclose(vectors[0], vectors[1], atol=0.01)
+    assert listed.usage.prompt_tokens > 10
+    packed = openai_client.embeddings.create(model=EMBEDDER, input=texts[0])  # base64 inside
+    assert np.allclose(packed.data[0].embedding, vectors[0], atol=1e-6)
+    short = openai_client.embeddings.create(
+        model=EMBEDDER, input=texts[0], dimensions=16, encoding_format="float"
+    )
+    cut = vectors[0, :16] / np.linalg.norm(vectors[0, :16])
+    assert np.allclose(short.data[0].embedding, cut, atol=1e-5)
+    with pytest.raises(openai.BadRequestError, match="tokens"):
+        openai_client.embeddings.create(model=EMBEDDER, input="river " * 500)
+    with pytest.raises(openai.BadRequestError, match="dimensions"):
+        openai_client.embeddings.create(model=EMBEDDER, input="x", dimensions=100)
+    with pytest.raises(openai.UnprocessableEntityError):
+        chat(openai_client, model=EMBEDDER)
 
 
 def test_a_model_for_text_makes_no_embeddings(openai_client):
