@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 from exosuit.clock import Clock, wait_until
 from exosuit.errors import BootFailed, ExosuitError
 from exosuit.link.function import Counters, PciFunction
+from exosuit.silicon.pci import ALL_ONES
 
 V = TypeVar("V")
 
@@ -92,11 +93,12 @@ def poll(
     timeout_s: float,
     what: str,
     check_alive: Callable[[], None],
-    poll_s: float = 0.0,
+    poll_s: float = 1e-5,
 ) -> V:
     """Read until `ready`; the value that was.
 
-    check_alive  called after a failed wait; raises LinkLost where the card is gone
+    check_alive  called at a value of all ones, and after a failed wait; raises LinkLost where the
+                 card is gone
 
     Raises BootFailed with what was last seen.
     """
@@ -104,6 +106,8 @@ def poll(
 
     def look() -> bool:
         seen[:] = [read()]
+        if seen[0] == ALL_ONES:
+            check_alive()
         return ready(seen[0])
 
     if wait_until(look, clock, timeout_s, poll_s):

@@ -7,6 +7,8 @@ although the card answers is tried once more after a reset, since half a boot ca
 
 from __future__ import annotations
 
+import contextlib
+
 from exosuit.clock import Clock
 from exosuit.driver.amd import attach, layout
 from exosuit.driver.amd.copies import STAGING_BYTES, Copies
@@ -37,7 +39,7 @@ from exosuit.driver.amd.vm import AddressSpace
 from exosuit.driver.amd.waiting import Waiting
 from exosuit.driver.boot import BootStep, Progress, StepReport, run_steps, silent
 from exosuit.driver.ranges import Ranges
-from exosuit.errors import BootFailed, LinkError
+from exosuit.errors import BootFailed, CardError, LinkError
 from exosuit.link.function import DmaMemory, PciFunction
 from exosuit.silicon.amd.chips import find_blocks
 from exosuit.silicon.amd.discovery import Discovery, HardwareId
@@ -75,7 +77,8 @@ class Card:
         self._state = attach.State.UNKNOWN
         self.found = attach.State.UNKNOWN
         self.reports: list[StepReport] = []
-        self._running = False
+        self._pinned: list[DmaMemory] = []
+        self._queues_run = False
 
     # Filled by the boot, in this order.
     device_id: int
@@ -127,7 +130,7 @@ class Card:
     def next_steps(self) -> list[BootStep]:
         """What the state that was found calls for."""
         reset = BootStep("reset", "start the card over: it is in an unknown state", self._reset)
-        host = BootStep("host memory", "pin the memory that the card reports into", self._pin)
+        host = BootStep("host memory", "pin the memory that the card reports into", self._pin_host)
         cold = [
             BootStep("bus", "open the doorbells and the flush of host writes", self._start_bus),
             BootStep("memory hub", "set up how everything but shaders sees memory", self._start_mm),
@@ -162,29 +165,30 @@ class Card:
     def stop(self) -> None:
         """Leave the card so that the next one can go on with it; idempotent.
 
-        The card stops touching host memory before that is given back, whatever else fails.
+        Whatever happens, the card may reach no host memory any more when that is given back. A card
+        that is gone, hung or half booted keeps its mark, by which the next process resets it.
         """
-        if not self._running:
+        if not self._pinned:
             return
-        self._running = False
         try:
-            well = self.waiting.problem is None
-            self._sdma.stop()
-            self._gfx.stop_queues()
-            if well:
-                self._smu.lower_clocks()
-            self._interrupts.stop()
-            attach.mark_ended(self.registers, well)
-            self._config.let_dma(False)
-        except (LinkError, BootFailed):
-            # It is gone or hung; whoever opens it next will find its mark and reset it.
-            try:
-                self._config.let_dma(False)
-            except LinkError:
-                return
+            if self._queues_run:
+                self._end_well(self.waiting.problem is None)
+        except (LinkError, CardError):
+            pass  # the mark stays
         finally:
-            for memory in (self._control, self._interrupt_memory, self._staging):
-                memory.free()
+            self._queues_run = False
+            with contextlib.suppress(LinkError):
+                self._config.let_dma(False)
+            while self._pinned:
+                self._pinned.pop().free()
+
+    def _end_well(self, well: bool) -> None:
+        self._sdma.stop()
+        self._gfx.stop_queues()
+        if well:
+            self._smu.lower_clocks()
+        self._interrupts.stop()
+        attach.mark_ended(self.registers, well)
 
     def _run(self, steps: list[BootStep]) -> None:
         self.reports += run_steps(steps, self._link, self._clock, self._progress)
@@ -226,16 +230,19 @@ class Card:
         self._bars = attach.map_bars(self._link)
         self._discover()
 
-    def _pin(self) -> None:
-        if not hasattr(self, "_control"):
-            self._control = self._link.allocate_dma(PAGE_BYTES + 2 * RING_BYTES)
-            self._interrupt_memory = self._link.allocate_dma(INTERRUPT_BYTES, contiguous=True)
-            self._staging = self._link.allocate_dma(STAGING_BYTES)
+    def _pin_host(self) -> None:
+        if not self._pinned:
+            self._control = self._pin(PAGE_BYTES + 2 * RING_BYTES)
+            self._interrupt_memory = self._pin(INTERRUPT_BYTES, contiguous=True)
+            self._staging = self._pin(STAGING_BYTES)
         self._config.let_dma(True)
         self._interrupts = InterruptRing(
             self.registers, self._interrupt_memory, self._control, INTERRUPTS
         )
-        self._running = True
+
+    def _pin(self, size: int, *, contiguous: bool = False) -> DmaMemory:
+        self._pinned.append(self._link.allocate_dma(size, contiguous=contiguous))
+        return self._pinned[-1]
 
     def _start_bus(self) -> None:
         attach.mark_booting(self.registers)
@@ -333,6 +340,7 @@ class Card:
             GpuAddress(at + PAGE_BYTES + RING_BYTES), RING_BYTES,
             GpuAddress(at + COPY_READ), GpuAddress(at + COPY_WRITE),
         )  # fmt: skip
+        self._queues_run = True
         attach.mark_running(self.registers, self._boot_bytes)
 
     def _ring(
