@@ -139,9 +139,7 @@ class ShaderDevice:
         image, code = self._load(launch.program)
         descriptor, scratch = image.descriptor, 0
         if descriptor.private_segment_bytes:
-            wave = round_up(
-                descriptor.private_segment_bytes * LARGEST_WAVE_LANES, SCRATCH_GRANULE
-            )
+            wave = round_up(descriptor.private_segment_bytes * LARGEST_WAVE_LANES, SCRATCH_GRANULE)
             scratch = wave // SCRATCH_GRANULE
             if self._scratch is None or self._scratch.size_bytes < wave * _MOST_WAVES:
                 self._scratch = self.allocate(wave * _MOST_WAVES, "scratch", sparse=True)

@@ -107,6 +107,11 @@ def wave_barrier() -> None:
     lowering().wave_barrier()
 
 
+def keep_order() -> None:
+    """A hint: what is written after this is not begun before it, so that registers suffice."""
+    lowering().keep_order()
+
+
 def group_sum(x: Value) -> Value:
     """The sum over all lanes of the workgroup, in every lane as a scalar."""
     return lowering().group_reduce("add", x)
@@ -189,5 +194,6 @@ def _check_atomic(word: str, pointer: Pointer[DType], value: Value) -> None:
 __all__ = [
     "atomic_add", "atomic_compare_exchange", "atomic_exchange", "atomic_max", "atomic_min",
     "barrier", "deal", "each", "group", "group_lanes", "group_max", "group_min", "group_sum",
-    "lane", "leader", "shared", "shuffle_xor", "wave", "wave_barrier", "wave_lane", "wave_reduce",
+    "keep_order", "lane", "leader", "shared", "shuffle_xor", "wave", "wave_barrier", "wave_lane",
+    "wave_reduce",
 ]  # fmt: skip

@@ -21,6 +21,8 @@ from exosuit.ops.gpu.matmul_float import (
     matmul_float_gpu,
     padded_columns,
 )
+from exosuit.ops.gpu.matmul_tiles import WAVES as TILE_WAVES
+from exosuit.ops.gpu.matmul_tiles import matmul_experts_tiles, matmul_tiles
 from exosuit.ops.matmul import Tile, matmul, matmul_experts
 from exosuit.ops.matmul_float import FloatFormat, matmul_experts_float, matmul_float
 from exosuit.ops.packing import AnyFormat
@@ -44,15 +46,19 @@ class Product:
     """A kernel for `tile.tokens` tokens at a time.
 
     interleave  tokens of a tile of the prepared activations
+    spread      0 where a workgroup takes `tile.groups` panels and walks over all tiles; else a
+                workgroup has one tile, and so many waves with `tile.groups` panels each
     """
 
     kernel: Kernel
     tile: Tile
     interleave: int
+    spread: int = 0
 
     def groups(self, panels: int, tiles: int) -> int:
         """Workgroups of a launch."""
-        del tiles  # each workgroup walks over all of them
+        if self.spread:
+            return tiles * -(-panels // (self.tile.groups * self.spread))
         return panels // self.tile.groups
 
 
@@ -152,24 +158,39 @@ class CpuProducts(Products):
 
 
 class GpuProducts(Products):
-    """A lane is a row: few tokens share one pass over the weights, more of them take turns."""
+    """Few tokens share one pass over the weights, a lane for each row; many of them, of quantised
+    weights, take the matrix units, and of floats turns.
+    """
 
     def product(self, tokens: int, format: AnyFormat, gated: bool) -> Product:
-        is_float = isinstance(format, FloatFormat)
-        size = min(1 << (tokens - 1).bit_length(), 8 if is_float else MOST_TILE)
-        kernel = matmul_float_gpu if is_float else matmul_gpu
-        return Product(kernel, Tile(size, 2 if gated else 1), size)
+        groups = 2 if gated else 1
+        if isinstance(format, FloatFormat):
+            size = min(_power_of_two(tokens), 8)
+            return Product(matmul_float_gpu, Tile(size, groups), size)
+        if tokens > MOST_TILE and self._has_unit(format):
+            # Registers hold the sums of 32 tokens for a panel, and of 16 for two.
+            size = 32 if tokens % 32 == 0 and not gated else 16
+            return Product(matmul_tiles, Tile(size, groups), 1, TILE_WAVES)
+        size = min(_power_of_two(tokens), MOST_TILE)
+        return Product(matmul_gpu, Tile(size, groups), size)
 
     def expert_product(self, tile: int, format: AnyFormat, gated: bool) -> Product:
-        is_float = isinstance(format, FloatFormat)
-        kernel = matmul_experts_float_gpu if is_float else matmul_experts_gpu
-        return Product(kernel, Tile(tile, 2 if gated else 1), tile)
+        groups = 2 if gated else 1
+        if isinstance(format, FloatFormat):
+            return Product(matmul_experts_float_gpu, Tile(tile, groups), tile)
+        if tile == MOST_TILE and self._has_unit(format):
+            return Product(matmul_experts_tiles, Tile(tile, groups), 1, TILE_WAVES)
+        return Product(matmul_experts_gpu, Tile(tile, groups), tile)
+
+    def _has_unit(self, format: Format) -> bool:
+        """Whether the matrix unit's sums stay within a sub-block; NVIDIA's have 32 elements."""
+        return format.sub % (16 if self.programs.target.family == "amdgpu" else 32) == 0
 
     def expert_tile(self, tokens: int) -> int:
         """Of few tokens hardly two meet at an expert; of a prompt's a whole tile does."""
         if tokens == 1:
             return 1
-        return 4 if tokens <= MOST_TILE else 8
+        return 4 if tokens <= MOST_TILE else MOST_TILE
 
     def prepared(
         self,
@@ -196,6 +217,11 @@ class GpuProducts(Products):
             tokens=interleave, prologue=prologue, choices=choices, float_sums=format.has_minimum,
         )  # fmt: skip
         return Prepared(program, _quantised(columns, format, rows, 4))
+
+
+def _power_of_two(number: int) -> int:
+    """The least that is not below."""
+    return 1 << (number - 1).bit_length()
 
 
 def _quantised(

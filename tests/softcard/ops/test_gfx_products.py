@@ -12,11 +12,12 @@ from tests.unit.ops.weights import ALL_FORMATS, block_of, expand, filled_rows, r
 
 from exosuit.ops.activations import Prologue, quantise_reference, tile_order
 from exosuit.ops.blocks import LANE_ROWS, Field
-from exosuit.ops.epilogues import Epilogue, GatedEpilogue
 from exosuit.ops.embedding import embed
+from exosuit.ops.epilogues import Epilogue, GatedEpilogue
 from exosuit.ops.formats import FORMATS
 from exosuit.ops.gpu.activations import arrange_gpu, quantise_gpu
 from exosuit.ops.gpu.matmul_float import padded_columns
+from exosuit.ops.gpu.matmul_tiles import matmul_experts_tiles, matmul_tiles
 from exosuit.ops.gpu.pack import pack_gpu, pack_gpu_reference
 from exosuit.ops.matmul import Tile, matmul, matmul_experts
 from exosuit.ops.matmul_float import FLOAT_FORMATS, FloatFormat, matmul_experts_float, matmul_float
@@ -70,7 +71,7 @@ def multiply(run, format, weights, x, tile, rows, epilogue=None, out=None, extra
     inputs, values = prepared(format, x, tile.tokens)
     tiles = -(-len(x) // tile.tokens)
     out = np.zeros((tiles * tile.tokens, stride), np.float32) if out is None else out
-    fields, block_bytes = laid_out(format)
+    _, block_bytes = laid_out(format)
     columns = x.shape[1]
     size = -(-columns * block_of(format)[1] // (block_of(format)[0] * block_bytes)) * block_bytes
     panels = weights.size // (size * LANE_ROWS)
@@ -118,9 +119,7 @@ def test_rows_of_floats_are_filled_with_zeros(run, name, columns):
     raw = random_rows(format, 35, columns)
     blocks, tail = -(-raw.shape[1] // 16), raw.shape[1] % 16
     out = np.full(2 * LANE_ROWS * 16 * blocks, 0xAA, np.uint8)
-    run(
-        pack_gpu, 2, raw, out, 35, blocks, 1, 0, fields=fields, block_bytes=block_bytes, tail=tail
-    )
+    run(pack_gpu, 2, raw, out, 35, blocks, 1, 0, fields=fields, block_bytes=block_bytes, tail=tail)
     np.testing.assert_array_equal(out, packed(format, raw))
 
 
@@ -191,6 +190,44 @@ def test_odd_number_of_rows(run, check, format, tokens):
     x = activations(tokens + 1 if tokens == 4 else tokens)
     out, values = multiply(run, format, packed(format, raw), x, Tile(tokens, 1), 53)
     check(out, values @ expand(format, raw).T.astype(np.float64), 1e-6)
+
+
+@FORMAT
+@pytest.mark.parametrize(("tokens", "columns"), [(32, 512), (16, 2304)])
+def test_by_the_matrix_unit(run, check, format, tokens, columns):
+    """Integers within a block, so the same tolerance; more panels than one workgroup has waves."""
+    rows = 149
+    raw = random_rows(format, rows, columns)
+    x = activations(2 * tokens, columns)
+    inputs, values = prepared(format, x, 1)
+    out = np.zeros((2 * tokens, rows), np.float32)
+    run(
+        matmul_tiles, 2 * 2, packed(format, raw), *inputs, NOTHING, out, 2, rows=rows,
+        columns=columns, stride=rows, format=format, tile=Tile(tokens, 1), epilogue=Epilogue(),
+    )  # fmt: skip
+    check(out, values @ expand(format, raw).T.astype(np.float64), 1e-6)
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "Q6_K"])
+def test_experts_by_the_matrix_unit(run, check, name):
+    """Gate and value, with a bias-free activation, each tile its own matrix."""
+    format, width = FORMATS[name], 64
+    raw = random_rows(format, 4 * width, COLUMNS).reshape(2, 2, width, -1)
+    weights = np.concatenate([packed_pairs(format, *pair) for pair in raw])
+    experts = np.array([1, -1, 0], np.int32)
+    inputs, x = prepared(format, activations(48) * np.float32(0.02), 1)
+    out = np.full((48, width), -7, np.float32)
+    run(
+        matmul_experts_tiles, 3, weights, experts, *inputs, out, rows=2 * width, columns=COLUMNS,
+        format=format, tile=Tile(16, 2), epilogue=GatedEpilogue(),
+    )  # fmt: skip
+    for t, expert in enumerate(experts):
+        lines = slice(16 * t, 16 * t + 16)
+        if expert < 0:
+            assert (out[lines] == -7).all()
+            continue
+        gate, value = (x[lines] @ expand(format, p).T.astype(np.float64) for p in raw[expert])
+        check(out[lines], gate / 2 * (1 + np.tanh(gate / 2)) * value, 2e-6)
 
 
 @pytest.mark.parametrize("name", ["Q6_K", "Q8_0", "F16"])
@@ -288,7 +325,5 @@ def test_rows_of_the_embedding(run, check, format):
     raw = random_rows(format, 70, COLUMNS)
     ids = np.array([0, 69, 33, 33], np.int32)
     out = np.zeros((4, COLUMNS), np.float32)
-    run(
-        embed, 4, packed(format, raw), ids, out, columns=COLUMNS, format=format, factor=1.5
-    )
+    run(embed, 4, packed(format, raw), ids, out, columns=COLUMNS, format=format, factor=1.5)
     check(out, expand(format, raw)[ids].astype(np.float64) * 1.5, 3e-7)

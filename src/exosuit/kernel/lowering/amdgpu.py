@@ -75,6 +75,9 @@ class AmdGpu(Gpu):
         builder.call("void", "llvm.amdgcn.wave.barrier")
         builder.emit(f'fence syncscope("wavefront") acquire, !mmra {local}')
 
+    def keep_order(self) -> None:
+        current().call("void", "llvm.amdgcn.sched.barrier", ("i32 immarg", "0"))
+
     def shuffle_word(self, x: Value, mask: int) -> Value:
         if mask < 16:
             operands = [("i32", "poison"), ("i32", x.ir)]

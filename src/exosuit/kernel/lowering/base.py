@@ -60,6 +60,9 @@ class Lowering(ABC):
     @abstractmethod
     def wave_barrier(self) -> None: ...
 
+    def keep_order(self) -> None:
+        """Nothing, where the compiler moves little."""
+
     @abstractmethod
     def wave_reduce(self, operation: str, x: Value) -> Value: ...
 
