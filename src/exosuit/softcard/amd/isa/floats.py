@@ -18,19 +18,23 @@ _WIDTH = {"float": (23, 8, "i32"), "double": (52, 11, "i64")}
 
 def minimum(a: Lanes, b: Lanes) -> Lanes:
     """The lesser number, -0 before +0; of a number and a NaN the number."""
-    if a.text == b.text:
-        return a
-    found = b.compare("uno", b).select(a, a.compare("olt", b).select(a, b))
-    integer = f"i{a.bits}"  # equal numbers differ at most in the sign of zero
-    return a.eq(b).select((a.view(integer) | b.view(integer)).view(a.kind), found)
+    return _chosen(a, b, "olt")
 
 
 def maximum(a: Lanes, b: Lanes) -> Lanes:
-    if a.text == b.text:
-        return a
-    found = b.compare("uno", b).select(a, a.compare("ogt", b).select(a, b))
-    integer = f"i{a.bits}"
-    return a.eq(b).select((a.view(integer) & b.view(integer)).view(a.kind), found)
+    return _chosen(a, b, "ogt")
+
+
+def _chosen(a: Lanes, b: Lanes, predicate: str) -> Lanes:
+    if a.text == b.text:  # how compilers make a NaN quiet
+        return a.compare("uno", a).select(a + a, a)
+    found = b.compare("uno", b).select(a, a.compare(predicate, b).select(a, b))
+    # Equal numbers differ at most in the sign of zero.
+    x, y = a.view(f"i{a.bits}"), b.view(f"i{b.bits}")
+    found = a.eq(b).select((x | y if predicate == "olt" else x & y).view(a.kind), found)
+    if not a.function.ieee:
+        return found
+    return (is_signalling(a) | is_signalling(b)).select(found.like(float("nan")), found)
 
 
 def is_signalling(x: Lanes) -> Lanes:
@@ -44,7 +48,9 @@ def is_signalling(x: Lanes) -> Lanes:
 
 def middle(a: Lanes, b: Lanes, c: Lanes) -> Lanes:
     """The second of three; with a NaN among them the least."""
-    found = maximum(minimum(a, b), minimum(maximum(a, b), c))
+    most = maximum(maximum(a, b), c)
+    without_b = most.eq(b).select(maximum(a, c), maximum(a, b))
+    found = most.eq(a).select(maximum(b, c), without_b)
     any_nan = a.compare("uno", b) | c.compare("uno", c)
     return any_nan.select(minimum(minimum(a, b), c), found)
 

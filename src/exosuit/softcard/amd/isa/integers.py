@@ -29,7 +29,7 @@ def field_unsigned(x: Lanes, offset: Lanes, width: Lanes) -> Lanes:
 def field_signed(x: Lanes, offset: Lanes, width: Lanes) -> Lanes:
     size = width & 31
     spare = (32 - size) & 31
-    found = ((x >> (offset & 31)) << spare).ashr(spare)
+    found = (x.ashr(offset & 31) << spare).ashr(spare)
     return size.eq(0).select(0, found)
 
 

@@ -24,9 +24,14 @@ def type_name(kind: str, count: int) -> str:
 
 
 class Function:
-    """The body of one function; `declarations` are the intrinsics that its module must declare."""
+    """The body of one function.
 
-    def __init__(self) -> None:
+    declarations  the intrinsics that its module must declare
+    ieee          min and max of a signalling NaN give a NaN in this function
+    """
+
+    def __init__(self, ieee: bool = True) -> None:
+        self.ieee = ieee
         self.lines: list[str] = []
         self.declarations: dict[str, str] = {}
         self._names = 0

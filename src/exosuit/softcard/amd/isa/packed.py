@@ -18,8 +18,8 @@ from exosuit.softcard.amd.isa.wave import Untranslated, Wave
 _HALVES: dict[str, Operation] = {
     "v_pk_add_f16": op("half", "half half", lambda a, b: a + b),
     "v_pk_mul_f16": op("half", "half half", lambda a, b: a * b),
-    "v_pk_min_f16": op("half", "half half", floats.minimum),
-    "v_pk_max_f16": op("half", "half half", floats.maximum),
+    "v_pk_min_f16": op("half", "half half", floats.minimum, chooses=True),
+    "v_pk_max_f16": op("half", "half half", floats.maximum, chooses=True),
     "v_pk_fma_f16": op("half", "half half half", floats.fma_half),
 }
 _INTEGERS: dict[str, Operation] = {
@@ -81,10 +81,10 @@ def half(wave: Wave, index: int, high: int, floating: bool) -> Lanes:
     return ((bits >> 16) if chosen else bits).to("i16")
 
 
-def half_float(wave: Wave, index: int, high: int) -> Lanes:
+def half_float(wave: Wave, index: int, high: int, signalling: bool = False) -> Lanes:
     """The same as a float, with its sign changed where the instruction says so."""
     made = wave.instruction
-    value = wave.as_float(half(wave, index, high, True), "half")
+    value = wave.as_float(half(wave, index, high, True), "half", signalling)
     return -value if (made.neg_hi if high else made.neg) >> index & 1 else value
 
 
@@ -92,7 +92,9 @@ def _packed_halves(wave: Wave, name: str) -> None:
     operation = _HALVES[name]
     results: list[Lanes] = []
     for high in (0, 1):
-        operands = [half_float(wave, k, high) for k in range(len(operation.sources))]
+        operands = [
+            half_float(wave, k, high, operation.chooses) for k in range(len(operation.sources))
+        ]
         value = wave.flushed(operation.compute(*operands), "half")
         if wave.instruction.clamp:
             value = wave.clamped(value)

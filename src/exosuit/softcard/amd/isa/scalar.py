@@ -99,7 +99,7 @@ def _field(x: Lanes, where: Lanes, signed: bool) -> Lanes:
     width = width.umin(bits)
     spare = bits - width
     kept = (spare & (bits - 1)) if bits == 64 else spare & 31
-    moved = (x >> offset) << kept
+    moved = (x.ashr(offset) if signed else x >> offset) << kept
     found = moved.ashr(kept) if signed else moved >> kept
     return width.eq(0).select(0, found)
 

@@ -214,6 +214,10 @@ class Shaders:
             groups * waves,
         )
 
+    def warm_up(self) -> None:
+        """Make now what every dispatch needs and the first would otherwise wait for."""
+        _ = self._routine_table, self._run_groups
+
     # Preparation --------------------------------------------------------------------------
 
     def _fill_job(

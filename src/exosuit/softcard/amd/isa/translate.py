@@ -19,7 +19,7 @@ from exosuit.softcard.amd.isa.scalar import IGNORED, scalar, scalar_load
 from exosuit.softcard.amd.isa.vector import dual, vector
 from exosuit.softcard.amd.isa.wave import FloatMode, Untranslated, Wave
 
-VERSION = 2
+VERSION = 3
 """Part of the key of cached code; another number for every change of what is translated how."""
 
 
@@ -46,7 +46,7 @@ _MEMORY_TABLES = frozenset({"FLAT", "GLOBAL", "SCRATCH"})
 
 def translate(blocks: dict[int, Block], mode: FloatMode) -> str:
     """The IR of a program."""
-    function = Function()
+    function = Function(mode.ieee)
     program = _Program(function, blocks, Wave(function, mode))
     cases = " ".join(f"i32 {b.address}, label %b{b.address}" for b in blocks.values() if b.resumed)
     function.emit(f"switch i32 %resume, label %lost [ {cases} ]")

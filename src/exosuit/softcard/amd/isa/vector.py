@@ -42,7 +42,10 @@ def vector(wave: Wave, made: Instruction) -> None:
 
 def _computed(wave: Wave, operation: Operation) -> Lanes:
     made = wave.instruction
-    operands = [wave.operand(k, kind) for k, kind in enumerate(operation.sources)]
+    operands = [
+        wave.operand(k, kind, signalling=operation.chooses)
+        for k, kind in enumerate(operation.sources)
+    ]
     if made.name in _CHOICES and (made.neg or made.abs):
         operands = [_signs(wave, x, k) for k, x in enumerate(operands)]
     if operation.accumulates:
@@ -51,10 +54,7 @@ def _computed(wave: Wave, operation: Operation) -> Lanes:
         if made.name not in integers.SATURATING:
             raise Untranslated(f"{made.name} with clamp")
         return operands[0].call(f"{integers.SATURATING[made.name]}.sat", *operands[1:])
-    result = operation.compute(*operands)
-    if operation.chooses and wave.mode.ieee:
-        result = _quieted(result, operands)
-    return result
+    return operation.compute(*operands)
 
 
 def _signs(wave: Wave, x: Lanes, index: int) -> Lanes:
@@ -65,15 +65,6 @@ def _signs(wave: Wave, x: Lanes, index: int) -> Lanes:
     if wave.instruction.abs >> index & 1:
         x = x & ~sign
     return x ^ sign if wave.instruction.neg >> index & 1 else x
-
-
-def _quieted(result: Lanes, operands: list[Lanes]) -> Lanes:
-    """NaN where an operand is a signalling one, as IEEE mode has it."""
-    different = list({x.text: x for x in operands}.values())
-    found = floats.is_signalling(different[0])
-    for x in different[1:]:
-        found = found | floats.is_signalling(x)
-    return found.select(result.like(float("nan")), result)
 
 
 def _by_routine(wave: Wave, kind: str, name: str) -> None:

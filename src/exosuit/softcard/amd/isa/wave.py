@@ -274,11 +274,12 @@ class Wave:
             value = self.scalar(code).to(kind)
         return value.splat(count) if count > 1 else value
 
-    def operand(self, index: int, kind: str) -> Lanes:
+    def operand(self, index: int, kind: str, signalling: bool = False) -> Lanes:
         """Source `index` of the instruction as lanes of a kind, its modifiers applied.
 
         Kinds are `ir`'s, with these differences: "half" comes as the equal float; "mask" is an i1
-        per lane from a scalar register; "scalar" is an i32 of the wave.
+        per lane from a scalar register; "scalar" is an i32 of the wave. `signalling` keeps halves'
+        signalling NaNs what they are.
         """
         made = self.instruction
         code = made.sources[index]
@@ -294,7 +295,7 @@ class Wave:
             bits = through_dpp(self, bits)
         if kind.startswith("i"):
             return bits
-        return self._modified(self.as_float(bits, kind), index, kind)
+        return self._modified(self.as_float(bits, kind, signalling), index)
 
     def _operand_bits(self, index: int, code: int, width: int, kind: str) -> Lanes:
         if code >= VECTOR:
@@ -315,11 +316,14 @@ class Wave:
             return (self.scalar(code) >> 16).to("i16").splat()
         return self.source(code, width, WAVE)
 
-    def as_float(self, bits: Lanes, kind: str) -> Lanes:
+    def as_float(self, bits: Lanes, kind: str, signalling: bool = False) -> Lanes:
         """Bits as a float, denormals flushed if the program wants it; halves as floats."""
         value = bits.view(kind)
         if kind == "half":
             value = value.to("float")
+            if signalling and self.mode.ieee:  # the conversion has made them quiet
+                loud = (bits & 0x200).eq(0) & value.compare("uno", value)
+                value = loud.select(value.view("i32") ^ (1 << 22), value.view("i32")).view("float")
         return self.flushed(value, kind)
 
     def flushed(self, value: Lanes, kind: str) -> Lanes:
@@ -330,8 +334,7 @@ class Wave:
         small = value.absolute().compare("olt", smallest)
         return small.select(value.like(0).call("copysign", value), value)
 
-    def _modified(self, value: Lanes, index: int, kind: str) -> Lanes:
-        del kind
+    def _modified(self, value: Lanes, index: int) -> Lanes:
         if self.instruction.abs >> index & 1:
             value = value.absolute()
         if self.instruction.neg >> index & 1:
