@@ -249,7 +249,12 @@ class Hands:
             at = entry.frame * paging.PAGE
         return at
 
+    def flush_writes(self) -> None:
+        """What was written through BAR 0 goes on to memory."""
+        self.bus.write32(nbio.HDP_FLUSH_OFFSET, 0)
+
     def flush(self) -> None:
+        self.flush_writes()
         for block in (self.gc_hub, self.mm_hub):
             block.VM_INVALIDATE_ENG_REQ[17].write(per_vmid_invalidate_req=1)
             assert block.VM_INVALIDATE_ENG_ACK[17].read().per_vmid_invalidate_ack & 1
@@ -315,6 +320,7 @@ class Hands:
         at = 4 * self.compute_pointer % RING_BYTES
         self._put(self.compute_ring, at, data)
         self.compute_pointer += len(data) // 4
+        self.flush_writes()
         self.doorbells.write64(8 * COMPUTE_SLOT, self.compute_pointer)
 
     def copy(self, *packets: Packet | bytes) -> None:
@@ -322,6 +328,7 @@ class Hands:
         data = b"".join(map(bytes, packets))
         self._put(self.copy_ring, self.copy_pointer % RING_BYTES, data)
         self.copy_pointer += len(data)
+        self.flush_writes()
         self.doorbells.write64(8 * SDMA_SLOT, self.copy_pointer)
 
     def _put(self, ring: int, at: int, data: bytes) -> None:

@@ -77,6 +77,7 @@ class AmdCard(SoftCard):
         self._slice = Slice()
         self._compute_time: list[Timeline] = []
         self.ih = Ih(registers, self.memory, self.refuse, self._clock, self.dma_write)
+        self.nbio = Nbio(registers, self.memory, self.refuse)
         walker = Walker(
             entry_kind(blocks.generation), self.memory, self.host, self.refuse, self.take_dma_fault
         )
@@ -92,12 +93,12 @@ class AmdCard(SoftCard):
                 invalidate=self.tlb.flush if described is blocks.gc_hub else _nothing,
                 can_master=lambda: self.config.command.bus_master and not self.unplugged,
                 fails=self._take_page_fault,
+                expect_flushed=self.nbio.expect_flushed,
             )
             for described in (blocks.gc_hub, blocks.mm_hub)
         )
         self.tlb.attach(self.gc_hub)
         self.host.on_unmap = self.tlb.forget_host
-        self.nbio = Nbio(registers, self.memory, self.refuse)
         self.gfx = Gfx(
             registers,
             self.refuse,
@@ -124,6 +125,7 @@ class AmdCard(SoftCard):
             self._timeline(),
             self.refuse,
             bandwidth=chip.bandwidth,
+            expect_flushed=self.nbio.expect_flushed,
             is_loaded=lambda: self.gfx.is_started,
         )
         self.smu = Smu(
@@ -151,6 +153,12 @@ class AmdCard(SoftCard):
             REGISTER_BAR: RegisterWindow(registers, self.nbio, self.refuse),
         }
         write_discovery(chip, self.memory)
+
+    def begin_write(self, bar: int, size: int) -> bool:
+        arrives = super().begin_write(bar, size)
+        if arrives and bar == MEMORY_BAR:
+            self.nbio.wrote_memory()
+        return arrives
 
     # Engines.
 
@@ -215,6 +223,7 @@ class AmdCard(SoftCard):
             queue.timeline,
             self.refuse,
             self._slice,
+            self.nbio.expect_flushed,
             gc_base=BASES[HardwareId.GC][0],
             charge=self._charge,
             caller=lambda: queue.execution,

@@ -32,6 +32,7 @@ class Hub:
     """GC or MM.
 
     invalidate  called when translations of VMID 0 must be forgotten
+    expect_flushed  called where writes through BAR 0 must have reached memory
     can_master  whether the card may reach the host's memory
     fails       whether the next translation is to find nothing
     """
@@ -48,6 +49,7 @@ class Hub:
         invalidate: Callable[[], None],
         can_master: Callable[[], bool],
         fails: Callable[[], bool],
+        expect_flushed: Callable[[str], None],
     ) -> None:
         self._registers = registers
         self._prefix = described.PREFIX
@@ -59,6 +61,7 @@ class Hub:
         self._invalidate = invalidate
         self._can_master = can_master
         self._fails = fails
+        self._expect_flushed = expect_flushed
         self._semaphores: set[int] = set()
         self._spare = bytearray(2 * PAGE)
         self.faults = 0
@@ -146,6 +149,7 @@ class Hub:
     def _request(self, index: int, value: int) -> int:
         request = InvalidateRequest(value)
         if request.per_vmid_invalidate_req & 1:
+            self._expect_flushed("an invalidation of translations")
             self._invalidate()
         if request.clear_protection_fault_status_addr:
             self._clear_fault()

@@ -22,6 +22,7 @@ class Nbio:
         self._memory = memory
         self._refuse = refuse
         self.flushes = 0
+        self.unflushed = False
         read, write = registers.on_read, registers.on_write
         read("RCC_DEV0_EPF0_RCC_CONFIG_MEMSIZE", lambda index, stored: memory.size // MiB)
         read("BIF_BX0_MM_DATA", lambda index, stored: memory.read32(self._memory_offset()))
@@ -35,9 +36,23 @@ class Nbio:
         write("BIF_BX_PF0_GPU_HDP_FLUSH_REQ", self._request_flush)
         read("BIF_BX_PF0_GPU_HDP_FLUSH_DONE", lambda index, stored: 0xFFFF_FFFF)
 
+    def wrote_memory(self) -> None:
+        """The host has written through BAR 0: the bytes are in HDP until somebody flushes it."""
+        self.unflushed = True
+
     def flush(self) -> None:
-        """Writes through BAR 0 reach memory at once here; drivers may not know that."""
+        """What the host wrote through BAR 0 is in memory now."""
         self.flushes += 1
+        self.unflushed = False
+
+    def expect_flushed(self, what: str) -> None:
+        """Note that an engine looks at memory that the host has written and not flushed.
+
+        It finds the bytes all the same: here they are in memory at once.
+        """
+        if self.unflushed:
+            self.unflushed = False  # said once
+            self._refuse(f"{what} after writes through BAR 0 without an HDP flush")
 
     @property
     def flush_offset(self) -> int:

@@ -65,6 +65,7 @@ class Processor:
         timeline: Timeline,
         refuse: Refuse,
         slice: Slice,
+        expect_flushed: Callable[[str], None],
         *,
         gc_base: int,
         charge: Callable[[Cost], float],
@@ -80,6 +81,7 @@ class Processor:
         self._timeline = timeline
         self._refuse = refuse
         self._slice = slice
+        self._expect_flushed = expect_flushed
         self._charge = charge
         self._caller = caller
         self._can_release = can_release
@@ -196,6 +198,7 @@ class Processor:
         while self._pending:
             if self._slice.is_over:
                 return Outcome.PAUSED
+            self._expect_flushed("a dispatch")
             dispatch = self._pending.pop()
             try:
                 cost = self._programs.run(dispatch)

@@ -59,9 +59,11 @@ class Sdma:
         refuse: Refuse,
         *,
         bandwidth: float,
+        expect_flushed: Callable[[str], None],
         is_loaded: Callable[[], bool],
     ) -> None:
         self._bandwidth = bandwidth
+        self._expect_flushed = expect_flushed
         self._is_loaded = is_loaded
         self._registers = registers
         self._is_f32 = issubclass(described, Sdma6)
@@ -208,6 +210,7 @@ class Sdma:
                 pass
             case sdma.CopyLinear():
                 size = packet.count.count + 1
+                self._expect_flushed("a copy")
                 self._tlb.copy(packet.source, packet.target, size, Client.SDMA0, self.timeline)
                 self.copied_bytes += size
                 self.timeline.spend(size / self._bandwidth * 1e9)

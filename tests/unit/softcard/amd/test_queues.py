@@ -219,6 +219,22 @@ def test_dequeuing_and_resetting(hands: Hands):
     assert hands.memory.read32(AT) == 6
 
 
+def test_memory_that_was_written_and_not_flushed_is_not_looked_at(hands: Hands):
+    card = card_of(hands)
+    count = sdma.CopyCount(count=7)
+    packet = bytes(sdma.CopyLinear.build(count=count, source=DATA, target=DATA + 8))
+    hands.memory.write(hands.copy_ring, packet)
+    with pytest.raises(Refused, match="a copy after writes through BAR 0 without an HDP flush"):
+        hands.doorbells.write64(8 * SDMA_SLOT, len(packet))
+    hands.memory.write32(AT, 1)
+    with pytest.raises(Refused, match="an invalidation of translations after writes"):
+        hands.gc_hub.VM_INVALIDATE_ENG_REQ[17].write(per_vmid_invalidate_req=1)
+    hands.memory.write(hands.compute_ring, dispatch(VA))
+    with pytest.raises(Refused, match="a dispatch after writes"):
+        hands.doorbells.write64(8 * COMPUTE_SLOT, len(dispatch(VA)) // 4)
+    assert card.nbio.unflushed is False  # each is said once
+
+
 # What packets do.
 
 
@@ -318,7 +334,7 @@ def test_the_hdp_flush_by_request_and_done(hands: Hands):
         write(DATA, 3),
     )
     assert hands.memory.read32(AT) == 3
-    assert card_of(hands).nbio.flushes == before + 1
+    assert card_of(hands).nbio.flushes == before + 2  # the doorbell had one of its own
 
 
 def test_indirect_buffers_are_read_anew_each_time(hands: Hands):
