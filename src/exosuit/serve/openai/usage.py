@@ -32,9 +32,11 @@ class Timings(Told):
     cache_n: int
     prompt_n: int
     prompt_ms: float | None
+    prompt_per_token_ms: float | None
     prompt_per_second: float | None
     predicted_n: int
     predicted_ms: float | None
+    predicted_per_token_ms: float | None
     predicted_per_second: float | None
 
 
@@ -53,12 +55,22 @@ def timings_of(exchange: Exchange) -> Timings:
     """Of the first answer."""
     generation = exchange.answers[0].generation
     first, last = generation.first_token_s, generation.last_token_s
+    prompt = exchange.prompt_tokens - exchange.reused_tokens
+    predicted = len(generation.sampled)
+    prompt_ms = None if first is None else (first - generation.submitted_s) * 1000
+    predicted_ms = None if first is None or last is None else (last - first) * 1000
     return Timings(
         cache_n=exchange.reused_tokens,
-        prompt_n=exchange.prompt_tokens - exchange.reused_tokens,
-        prompt_ms=None if first is None else (first - generation.submitted_s) * 1000,
+        prompt_n=prompt,
+        prompt_ms=prompt_ms,
+        prompt_per_token_ms=_share(prompt_ms, prompt),
         prompt_per_second=generation.prefill_tok_s,
-        predicted_n=len(generation.sampled),
-        predicted_ms=None if first is None or last is None else (last - first) * 1000,
+        predicted_n=predicted,
+        predicted_ms=predicted_ms,
+        predicted_per_token_ms=_share(predicted_ms, predicted - 1),
         predicted_per_second=generation.decode_tok_s,
     )
+
+
+def _share(milliseconds: float | None, count: int) -> float | None:
+    return None if milliseconds is None or count <= 0 else milliseconds / count
