@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from exosuit.models.tokenizer import StreamDecoder
 
 
+PROMPT_TOKENS_BESIDE = 128
+"""Tokens of prompts in a step that also decodes: a tenth of a second or so on a host."""
+
+
 class Decoding(Protocol):
     """What the engine needs of a `models.tokenizer.Tokenizer`."""
 
@@ -294,4 +298,5 @@ def _scheduler_of(runner: Runner) -> Scheduler:
         max_step_tokens=runner.max_step_tokens,
         pages=runner.pages,
         context=runner.context,
+        prompt_tokens_beside=PROMPT_TOKENS_BESIDE,
     )

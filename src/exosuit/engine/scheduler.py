@@ -4,11 +4,12 @@ The one idea: a sequence is a list of tokens of which the first `computed` are i
 token left to compute is a decode, more are a prompt, and a sequence that lost its pages simply
 has everything left. So admission, decoding and coming back after preemption are one path:
 
-  1. every running sequence gets the pages for its tokens, oldest first; where pages run out, the
-     newest gives up its own and waits (its tokens stay, its full pages stay known)
-  2. waiting sequences are admitted in order while slots and pages last
+  1. every running sequence gets the pages for its tokens in turn; where pages run out, the one
+     admitted last gives up its own and waits (its tokens stay, its full pages stay known)
+  2. waiting sequences are admitted in order while slots and pages last; one whose prompt begins
+     as one does that is being computed lets others pass until it can take those pages
   3. decodes enter the step, then pieces of prompts, in even shares: a short prompt is never held
-     up by a long one
+     up by a long one, and beside decodes prompts get only so many tokens, so that answers flow on
 
 Pure: takes and gives values, touches no device. The oldest sequence always fits alone, so
 somebody always moves on.
@@ -16,6 +17,7 @@ somebody always moves on.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -71,14 +73,24 @@ class Scheduler:
     """Owns the sequences, slots and pages of one runner. Not safe for two threads."""
 
     def __init__(
-        self, *, max_sequences: int, max_step_tokens: int, pages: int, context: int
+        self,
+        *,
+        max_sequences: int,
+        max_step_tokens: int,
+        pages: int,
+        context: int,
+        prompt_tokens_beside: int | None = None,
     ) -> None:
-        """The runner's limits; `context` is lowered to what the pages can hold."""
+        """The runner's limits; `context` is lowered to what the pages can hold.
+
+        prompt_tokens_beside  most tokens of prompts in a step that has decodes; None for no limit
+        """
         assert max_step_tokens >= max_sequences >= 1
+        self.prompt_tokens_beside = prompt_tokens_beside or max_step_tokens
         self.pool = PagePool(pages)
         self.context = min(context, pages * PAGE_TOKENS)
         self.max_step_tokens = max_step_tokens
-        self.running: list[Sequence] = []  # oldest first
+        self.running: list[Sequence] = []  # in the order of their admission
         self.waiting: list[Sequence] = []  # oldest first
         self._slots = list(range(max_sequences - 1, -1, -1))
 
@@ -134,23 +146,27 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._leave(sequence)
         sequence.computed = 0
-        self.waiting.insert(0, sequence)  # whoever ran is older than all who wait
+        insort(self.waiting, sequence, key=lambda waiting: waiting.id)
 
     def _admit(self) -> tuple[Sequence, ...]:
         """First come, first served; nobody overtakes one who waits for pages.
 
-        A page is kept for each of the running to grow into, so that few are preempted, and none
-        comes back in the step that it made room for.
+        One who waits for pages that another is about to compute is passed over, and keeps its
+        place. A page is kept for each of the running to grow into, so that few are preempted, and
+        none comes back in the step that it made room for.
         """
         admitted: list[Sequence] = []
-        while self.waiting and self._slots:
-            sequence = self.waiting[0]
+        for sequence in self.waiting[: 2 * len(self._slots)]:
+            if not self._slots:
+                break
             shared = self.pool.find(sequence.tokens)
+            if self._is_coming(sequence, len(shared)):
+                continue
             new = _pages_of(sequence) - len(shared)
             wanted = new + self.pool.unused(shared) + len(self.running)
             if self.running and wanted > self.pool.available:
                 break
-            del self.waiting[0]
+            self.waiting.remove(sequence)
             self.pool.share(shared)
             sequence.pages = shared + self.pool.take(new)
             sequence.computed = len(shared) * PAGE_TOKENS
@@ -170,6 +186,22 @@ class Scheduler:
         self.waiting.clear()
         return everyone
 
+    def _is_coming(self, sequence: Sequence, known: int) -> bool:
+        """Whether one at work is computing the page that follows the `known` ones of this text.
+
+        It must have all of that page's tokens in its prompt, so that it names the page soon.
+        """
+        end = (known + 1) * PAGE_TOKENS
+        if len(sequence.tokens) <= end:  # the page of the last token is always its own
+            return False
+        begin = sequence.tokens[:end]
+        return any(
+            other.computed < end <= len(other.tokens)
+            and other.tokens[end - 1] == begin[-1]
+            and other.tokens[:end] == begin
+            for other in self.running
+        )
+
     def _leave(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
         self.running.remove(sequence)
@@ -186,6 +218,8 @@ class Scheduler:
             if sequence.left == 1:
                 yield sequence, _run(sequence, 1)
                 room -= 1
+        if room < self.max_step_tokens:
+            room = min(room, self.prompt_tokens_beside)
         prompts = sorted((s for s in self.running if s.left > 1), key=lambda s: s.left)
         for position, sequence in enumerate(prompts):
             size = min(sequence.left, max(1, room // (len(prompts) - position)), room)

@@ -13,12 +13,13 @@ SAMPLING = Sampling(temperature=0)
 CHOOSE = toy_choice(3)  # few tokens, so that texts often begin alike
 
 
-def scheduler_of(runner: FakeRunner) -> Scheduler:
+def scheduler_of(runner: FakeRunner, prompt_tokens_beside: int | None = None) -> Scheduler:
     return Scheduler(
         max_sequences=runner.max_sequences,
         max_step_tokens=runner.max_step_tokens,
         pages=runner.pages,
         context=runner.context,
+        prompt_tokens_beside=prompt_tokens_beside,
     )
 
 
@@ -58,6 +59,66 @@ def test_decodes_go_on_beside_a_long_prompt():
     for _ in range(3):
         assert first in step(scheduler, runner)
         assert lengths(runner) == [1, 95]
+
+
+def test_answers_flow_on_beside_long_prompts():
+    """With decodes in the step, prompts share a part of it; without, they have all of it."""
+    runner = FakeRunner(CHOOSE, max_step_tokens=96)
+    scheduler = scheduler_of(runner, prompt_tokens_beside=20)
+    first = Sequence(1, [1] * 90, SAMPLING)
+    scheduler.add(first)
+    step(scheduler, runner)
+    assert lengths(runner) == [90]
+    scheduler.add(Sequence(2, [2] * 100, SAMPLING))
+    scheduler.add(Sequence(3, [3] * 15, SAMPLING))
+    for expected in ([1, 10, 10], [1, 5, 15], [1, 1, 20]):
+        assert first in step(scheduler, runner)
+        assert sorted(lengths(runner)) == sorted(expected)
+    scheduler.remove(first)
+    for sequence in list(scheduler.running):
+        if sequence.id == 3:
+            scheduler.remove(sequence)
+    step(scheduler, runner)
+    assert lengths(runner) == [100 - 10 - 15 - 20]
+
+
+def test_those_who_begin_alike_compute_it_once():
+    """Five of one prompt and one of another, all at once: the shared part is computed once."""
+    runner = FakeRunner(CHOOSE, max_step_tokens=96, pages=40, max_sequences=6)
+    scheduler = scheduler_of(runner)
+    prompt = [k % 3 for k in range(300)]
+    alike = [Sequence(k, [*prompt, k % 3], SAMPLING) for k in range(5)]
+    other = Sequence(5, [2] * 40, SAMPLING)
+    for sequence in (*alike, other):
+        scheduler.add(sequence)
+    step(scheduler, runner)
+    assert [s.id for s in scheduler.running] == [0, 5], "the other one passes"
+    while any(s.left > 1 for s in alike):
+        step(scheduler, runner)
+    computed = sum(
+        len(run.tokens) for steps in runner.steps for run in steps if len(run.tokens) > 1
+    )
+    assert computed == 301 + 40 + 4 * (301 - 256)
+    assert [s.reused for s in alike] == [0, 256, 256, 256, 256]
+    for sequence in alike:
+        assert sequence.tokens[301:] == alone(
+            CHOOSE, sequence.tokens[:301], SAMPLING, len(sequence.tokens) - 301
+        )
+
+
+def test_nobody_waits_for_one_who_left():
+    runner = FakeRunner(CHOOSE, max_step_tokens=96, pages=40)
+    scheduler = scheduler_of(runner)
+    first, second = (Sequence(k, [k % 3 for k in range(300)] + [k], SAMPLING) for k in (1, 2))
+    scheduler.add(first)
+    scheduler.add(second)
+    step(scheduler, runner)
+    assert scheduler.waiting == [second]
+    scheduler.remove(first)
+    while len(second.tokens) < 305:
+        step(scheduler, runner)
+    assert second.reused == 64, "what the first had computed when it left"
+    assert second.tokens[301:] == alone(CHOOSE, second.tokens[:301], SAMPLING, 4)
 
 
 def test_a_short_prompt_is_not_held_up_by_a_long_one():
@@ -238,7 +299,7 @@ class Company(RuleBasedStateMachine):
         running, pool = self.scheduler.running, self.scheduler.pool
         assert {id(s) for s in self.alive} == {id(s) for s in running + self.scheduler.waiting}
         assert len({s.slot for s in running}) == len(running) <= self.runner.max_sequences
-        order = [s.id for s in running + self.scheduler.waiting]
+        order = [s.id for s in self.scheduler.waiting]
         assert order == sorted(order)
         assert all(s.slot is None and not s.pages for s in self.scheduler.waiting)
         assert all(s.computed == 0 for s in self.scheduler.waiting)
