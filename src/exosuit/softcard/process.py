@@ -12,6 +12,10 @@ from exosuit.link.tinygpu import ServerProcess, TinyGpuLink
 from exosuit.softcard.chips import make_card, parse_options, parse_spec
 
 
+ANSWER_S = 60.0
+"""Longest wait for an answer: a card that runs a program for this process answers after it."""
+
+
 class SoftLink(TinyGpuLink):
     """A link that owns the process of its card: closing it ends the card."""
 
@@ -35,7 +39,7 @@ class SoftLink(TinyGpuLink):
         server: ServerProcess | None = None
         try:
             server = ServerProcess.start(words, path, timeout_s)
-            link = cls.open(path, name=f"soft:{spec}")
+            link = cls.open(path, name=f"soft:{spec}", timeout_s=ANSWER_S)
         except ExosuitError:
             if server is not None:
                 server.close()
