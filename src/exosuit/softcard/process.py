@@ -11,7 +11,6 @@ from exosuit.errors import ExosuitError
 from exosuit.link.tinygpu import ServerProcess, TinyGpuLink
 from exosuit.softcard.chips import make_card, parse_options, parse_spec
 
-
 ANSWER_S = 60.0
 """Longest wait for an answer: a card that runs a program for this process answers after it."""
 
