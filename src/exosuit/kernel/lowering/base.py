@@ -60,8 +60,8 @@ class Lowering(ABC):
     @abstractmethod
     def wave_barrier(self) -> None: ...
 
-    def keep_order(self) -> None:
-        """Nothing, where the compiler moves little."""
+    @abstractmethod
+    def keep_order(self) -> None: ...
 
     @abstractmethod
     def wave_reduce(self, operation: str, x: Value) -> Value: ...

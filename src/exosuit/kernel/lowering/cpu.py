@@ -88,6 +88,9 @@ class Cpu(Lowering):
     def wave_barrier(self) -> None:
         """Nor within its one wave."""
 
+    def keep_order(self) -> None:
+        """The few passes that CPU code goes through move little."""
+
     def wave_reduce(self, operation: str, x: Value) -> Value:
         return x.reduce(operation)
 

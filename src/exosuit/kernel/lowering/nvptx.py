@@ -41,6 +41,9 @@ class Nvptx(Gpu):
     def wave_barrier(self) -> None:
         current().call("void", "llvm.nvvm.bar.warp.sync", _ALL)
 
+    def keep_order(self) -> None:
+        """ptxas has an order of its own."""
+
     def shuffle_word(self, x: Value, mask: int) -> Value:
         operands = (_ALL, ("i32", x.ir), ("i32", str(mask)), ("i32", "31"))
         return Value(x.type, current().call("i32", "llvm.nvvm.shfl.sync.bfly.i32", *operands))
