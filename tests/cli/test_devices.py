@@ -59,3 +59,14 @@ def test_a_processor_nobody_names(monkeypatch, system, cpuinfo):
     done = type("Done", (), {"stdout": ""})()
     monkeypatch.setattr(devices.subprocess, "run", lambda *a, **k: done)
     assert devices.processor_name() == devices.platform.machine()
+
+
+def test_software_cards_are_listed_when_they_are_named(capsys):
+    assert main(["list", "--json", "--device", "soft:gfx1100,vram=2G,link=tb4"], Settings()) == 0
+    rows = json.loads(capsys.readouterr().out)["devices"]
+    soft = next(row for row in rows if row["device"].startswith("soft:"))
+    assert (soft["verdict"], soft["known"]) == ("ready", "simulated")
+    assert soft["memory_bytes"] == 2 << 30
+    assert (soft["vendor_id"], soft["device_id"]) == ("1002", "744c")
+    assert "Thunderbolt 4" in soft["connection"]
+    assert main(["list", "--json", "--device", "soft:gfx1"], Settings()) == 2

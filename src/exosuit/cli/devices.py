@@ -22,6 +22,10 @@ def register(subparsers: Subparsers[Any]) -> None:
         subparsers, "list", "List the devices of this machine.", "exosuit list --json", json=True
     )
     parser.add_argument(
+        "--device", action="append", default=[], metavar="NAME",
+        help="list this software card too, such as soft:gfx1100; may repeat",
+    )  # fmt: skip
+    parser.add_argument(
         "--from", dest="source", metavar="FILE", type=Path,
         help="list the cards of a report of exosuit doctor instead",
     )  # fmt: skip
@@ -35,6 +39,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         devices = rows_of(read_situation(arguments.source))
     else:
         devices = [cpu_row(), *rows_of_cards(settings)]
+    devices += [soft_row(name) for name in arguments.device]
     if arguments.json:
         render.document({"devices": devices})
         return 0
@@ -78,6 +83,48 @@ def rows_of_cards(settings: Settings) -> list[dict[str, Any]]:
         if (owner := owner_of(lock, locks)) is not None
     }
     return card_rows(found, sys.platform == "darwin", owners)
+
+
+def soft_row(name: str) -> dict[str, Any]:
+    """A software card as a row of `list --json`; nothing is started. Raises UsageError."""
+    from exosuit.silicon.amd.chips import CHIPS, CLASS_CODE, VENDOR_ID
+    from exosuit.silicon.amd.discovery import HardwareId
+    from exosuit.softcard.chips import CHIPS as CARDS
+    from exosuit.softcard.chips import parse_options, parse_spec
+
+    kind, _, spec = name.partition(":")
+    chip, chosen = parse_spec(spec)
+    if kind != "soft" or chip not in CARDS:
+        raise UsageError(
+            f"{name!r} is no software card",
+            cause=f"they are {', '.join(f'soft:{card}' for card in CARDS)}",
+            next="exosuit list --device soft:gfx1100,vram=2G,link=tb4",
+            device=name,
+        )
+    options = parse_options(chosen)
+    product = next((product for product in CHIPS if product.target == chip), None)
+    row: dict[str, Any] = {
+        "device": name,
+        "name": f"{product.name if product else chip}, made of software",
+        "vendor_id": f"{VENDOR_ID:04x}" if product else None,
+        "device_id": f"{product.device_id:04x}" if product else None,
+        "class_code": f"{CLASS_CODE:06x}" if product else None,
+        "family": chip,
+        "memory_bytes": options.vram or (product.vram_bytes if product else None),
+        "driver": "amd" if product else None,
+        "connection": f"a process, as if by {options.link.title}",
+        "verdict": "ready",
+        "reason": None,
+        "next": None,
+        "known": "simulated",
+    }
+    reason = "" if product else "it moves bytes only and runs no programs"
+    if product and product.versions[HardwareId.GC][0] == 12:
+        reason = "it boots and copies, but runs no programs yet"
+    if reason:
+        verdict = "untested" if product else "unsupported"
+        row |= {"verdict": verdict, "reason": reason, "next": "use  --device soft:gfx1100"}
+    return row if product else row | {"known": None}
 
 
 def cpu_row() -> dict[str, Any]:
