@@ -133,12 +133,11 @@ def ask_chat(model: ServedModel, conversation: Conversation, wishes: Wishes) -> 
         inside=marks is not None and not begun and is_open(rendered.text, marks),
         thinks=marks is not None and conversation.think is not False,
     )
-    if tools and conversation.choice.kind == "required":
-        return replace(turn, grammars=_forced(model, style, tools, conversation), style=style,
-                       tools=tools)  # fmt: skip
-    if wishes.form is not None:
-        turn = replace(turn, grammars=grammars_of(wishes.form))
-    return replace(turn, style=style, tools=tools) if tools else turn
+    grammars = None if wishes.form is None else grammars_of(wishes.form)
+    if tools:
+        grammars = _with_calls(model, style, tools, conversation, grammars)
+        turn = replace(turn, style=style, tools=tools)
+    return replace(turn, grammars=grammars)
 
 
 def ask_text(
@@ -219,13 +218,30 @@ def _offered(conversation: Conversation) -> tuple[Tool, ...]:
     )
 
 
-def _forced(
-    model: ServedModel, style: Style, tools: Sequence[Tool], conversation: Conversation
-) -> Grammars:
-    name = conversation.choice.name
-    allowed = [tool for tool in tools if name is None or tool.name == name]
+def _with_calls(
+    model: ServedModel,
+    style: Style,
+    tools: Sequence[Tool],
+    conversation: Conversation,
+    form: Grammars | None,
+) -> Grammars | None:
+    """What the answer is held to when there are tools: a call if there must be one, a call or the
+    form, or calls that obey their schemas where a tool is strict.
+    """
+    choice = conversation.choice
     spell = constraints_for(model.tokenizer).spell
-    return style.forced(allowed, spell, conversation.many_calls)
+    if choice.kind == "required":
+        allowed = [tool for tool in tools if choice.name in (None, tool.name)]
+        return style.pattern(allowed, spell).forced(spell, conversation.many_calls)
+    if form is not None:
+        calls = style.pattern(tools, spell).forced(spell, conversation.many_calls)
+        either = {"lark_grammar": f"start: @call | @{next(iter(form))}"}
+        return {"either": either, **calls, **form}
+    if not any(tool.strict for tool in tools):
+        return None
+    loose: dict[str, Any] = {"type": "object"}
+    held = [tool if tool.strict else replace(tool, parameters=loose) for tool in tools]
+    return style.pattern(held, spell).kept(spell)
 
 
 def _without_beginning(

@@ -22,7 +22,7 @@ from exosuit.serve.constrain import (
     grammars_of,
 )
 from exosuit.serve.reasoning import USUAL
-from exosuit.serve.tools import Tool, grammar
+from exosuit.serve.tools import Tool
 from exosuit.serve.tools.styles import HERMES, LLAMA, MISTRAL, MISTRAL_NAMES, QWEN
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
@@ -131,12 +131,13 @@ def test_a_model_may_think_first(tokenizer: Tokenizer) -> None:
 )
 def test_forced_calls(tokenizer: Tokenizer, style, one: str, two: str) -> None:
     spell = constraints_for(tokenizer).spell
-    once = style.forced(TOOLS, spell, False)
+    pattern = style.pattern(TOOLS, spell)
+    once = pattern.forced(spell, False)
     assert accepts(tokenizer, once, one)
     assert not accepts(tokenizer, once, one + two)
-    assert accepts(tokenizer, style.forced(TOOLS, spell, True), one + two)
+    assert accepts(tokenizer, pattern.forced(spell, True), one + two)
     assert not accepts(tokenizer, once, "Hello")
-    assert not accepts(tokenizer, style.forced(TOOLS[1:], spell, False), one)
+    assert not accepts(tokenizer, style.pattern(TOOLS[1:], spell).forced(spell, False), one)
     parts = list(style.parser(TOOLS).feed(one))
     assert [part.name for part in parts if not isinstance(part, str) and part.name] == ["weather"]
 
@@ -144,9 +145,43 @@ def test_forced_calls(tokenizer: Tokenizer, style, one: str, two: str) -> None:
 def test_a_forced_list_of_calls(tokenizer: Tokenizer) -> None:
     spell = constraints_for(tokenizer).spell
     call = '{"name": "time", "arguments": {}}'
-    assert accepts(tokenizer, MISTRAL.forced(TOOLS, spell, False), f"[TOOL_CALLS][{call}]")
-    many = grammar.mistral_list(TOOLS, spell, True)
-    assert accepts(tokenizer, many, f"[TOOL_CALLS][{call}, {call}]")
+    forced = MISTRAL.pattern(TOOLS, spell).forced(spell, False)
+    assert accepts(tokenizer, forced, f"[TOOL_CALLS][{call}]")
+    assert accepts(tokenizer, forced, f"[TOOL_CALLS][{call}, {call}]")
+
+
+@pytest.mark.parametrize(
+    ("style", "right", "wrong"),
+    [
+        (
+            HERMES,
+            'Let me see.\n<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>\nThere.',
+            'Let me see.\n<tool_call>\n{"name": "boat", "arguments": {}}\n</tool_call>',
+        ),
+        (LLAMA, '{"name": "time", "parameters": {}}', '{"name": "boat", "parameters": {}}'),
+        (LLAMA, "It is {late}.", '{"time": "late"}'),
+        (
+            MISTRAL,
+            'Well. [TOOL_CALLS][{"name": "time", "arguments": {}}]',
+            "Well. [TOOL_CALLS] time",
+        ),
+        (MISTRAL_NAMES, "[TOOL_CALLS]time[ARGS]{}", "[TOOL_CALLS]boat[ARGS]{}"),
+        (
+            QWEN,
+            "Look:\n<tool_call>\n<function=time>\n</function>\n</tool_call>",
+            "Look:\n<tool_call>\n<function=boat>\n</function>\n</tool_call>",
+        ),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_calls_among_text_obey_their_schemas(
+    tokenizer: Tokenizer, style, right: str, wrong: str
+) -> None:
+    spell = constraints_for(tokenizer).spell
+    kept = style.pattern(TOOLS, spell).kept(spell)
+    assert accepts(tokenizer, kept, right)
+    assert not accepts(tokenizer, kept, wrong)
+    assert accepts(tokenizer, kept, "Just text, with < and [ in it.")
 
 
 def test_control_tokens_are_spelt_as_such(shared: Path) -> None:

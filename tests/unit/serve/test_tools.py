@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -199,11 +198,3 @@ def test_plain_text_is_never_changed(text: str) -> None:
 )
 def test_the_style_is_told_from_the_template(template: str, style: object) -> None:
     assert style_of(template) is style
-
-
-def test_what_is_forced_can_be_read() -> None:
-    """Every style's grammar names the tool and its parser finds the call; see test_constrain."""
-    for style in (HERMES, LLAMA, MISTRAL, MISTRAL_NAMES, QWEN):
-        grammars = style.forced([WEATHER], json.dumps, False)
-        assert "start:" in grammars["call"]["lark_grammar"]
-        assert style.parser([WEATHER]) is not style.parser([WEATHER])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +104,17 @@ def test_tools_are_offered_read_and_forced(tokenizer: Tokenizer) -> None:
         ask_chat(served, Conversation(HELLO, (WEATHER,), Choice("required", "other")), Wishes())
     with pytest.raises(RequestError, match="none is offered"):
         ask_chat(served, Conversation(HELLO, (), Choice("required")), Wishes())
+
+
+def test_with_tools_an_answer_is_a_call_or_of_the_form(tokenizer: Tokenizer) -> None:
+    served = model(tokenizer, CHATML)
+    both = ask_chat(served, Conversation(HELLO, (WEATHER,)), Wishes(form=ANY_OBJECT))
+    assert list(both.grammars or ()) == ["either", "call", "object", "form"]
+    assert both.requests()[0][0].constraint is not None
+    strict = replace(WEATHER, strict=True)
+    kept = ask_chat(served, Conversation(HELLO, (strict, Tool("time"))), Wishes())
+    assert kept.grammars is not None
+    assert kept.requests()[0][0].constraint is not None
 
 
 def test_each_answer_has_a_form_of_its_own(tokenizer: Tokenizer) -> None:

@@ -20,13 +20,13 @@ class Style:
 
     markers  texts that matter to the parser even where they are control tokens
     parser   made anew for each answer
-    forced   the grammar of a call: tools, how to spell markers, whether several may follow
+    pattern  how a call of one of the tools is written, given how markers are spelt
     """
 
     name: str
     markers: tuple[str, ...]
     parser: Callable[[Sequence[Tool]], Parser]
-    forced: Callable[[Sequence[Tool], grammar.Spell, bool], grammar.Grammars]
+    pattern: Callable[[Sequence[Tool], grammar.Spell], grammar.Pattern]
 
 
 def _llama(tools: Sequence[Tool]) -> Parser:
