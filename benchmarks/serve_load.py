@@ -69,6 +69,7 @@ def prompts(count: int, seed: int, words: int = 0) -> list[str]:
 def endless(server: Server, prompt: str, tokens: int) -> dict[str, Any]:
     """A greedy request that no end token ends."""
     body: dict[str, Any] = {"prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    body["stream_options"] = {"include_usage": True}
     if server.name == "exosuit":
         ends = (0, 1, 2)  # of SmolLM2: <|endoftext|>, <|im_start|>, <|im_end|>
         return body | {"logit_bias": {str(token): -100 for token in ends}}
@@ -131,7 +132,7 @@ class Solo:
     gaps: tuple[float, ...]
 
     def judge(self, answer: Answer) -> str:
-        """ "same", "near tie", or what is wrong."""
+        """What it is: same, near tie, or in words what is wrong."""
         expected, text = "".join(self.pieces), answer.text
         if answer.error:
             return f"error: {answer.status} {answer.error}"

@@ -90,6 +90,8 @@ def _ps(client: Client | None, as_json: bool) -> int:
 
 
 def _until(row: dict[str, Any]) -> str:
+    if row["progress"] < 1.0:
+        return ""
     if row["expires_at"] is None:
         return "in use" if row["active"] or row["waiting"] else "for ever"
     return human_seconds(max(0.0, row["expires_at"] - time.time()))

@@ -112,8 +112,8 @@ def busy(name: str, owner: Owner | None) -> CardBusy:
 
 
 def command_line() -> str:
-    """This process as a person would recognise it; only the program and its first words."""
-    words = [Path(sys.argv[0]).name or "python", *sys.argv[1:3]]
+    """This process as a person would recognise it: the program and its first words, no values."""
+    words = [Path(sys.argv[0]).name or "python", *(x.partition("=")[0] for x in sys.argv[1:3])]
     return " ".join(words)[:120]
 
 

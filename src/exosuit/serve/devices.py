@@ -133,9 +133,8 @@ class Lease:
 
     def free(self, buffer: Buffer) -> None:
         with self._shared.leaving() as device:
-            if self._buffers.pop(id(buffer), None) is None:
-                return
-            self._count(-buffer.size_bytes)
+            if self._buffers.pop(id(buffer), None) is not None:  # else it was imported
+                self._count(-buffer.size_bytes)
             if device is not None:
                 device.free(buffer)
 

@@ -110,12 +110,14 @@ class Rooms:
             loaded.device.close()
 
 
-def serve(service: Service, work: Callable[[Service], Coroutine[Any, Any, T]]) -> T:
+def serve(
+    service: Service, work: Callable[[Service], Coroutine[Any, Any, T]], limit_s: float = 60
+) -> T:
     """Run `work` on a loop of its own, and close the service."""
 
     async def main() -> T:
         try:
-            return await asyncio.wait_for(work(service), 60)
+            return await asyncio.wait_for(work(service), limit_s)
         finally:
             await asyncio.wait_for(service.close(0), 20)
 
