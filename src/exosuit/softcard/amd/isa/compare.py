@@ -49,10 +49,10 @@ def _compared(a: Lanes, b: Lanes, relation: str, letter: str) -> Lanes:
 
 def _in_class(wave: Wave, kind: str) -> Lanes:
     """Whether a float is of one of the classes whose bits are set in the second operand."""
-    x = wave.operand(0, kind)
+    x = wave.operand(0, kind, signalling=True)
     wanted = wave.operand(1, "i16" if kind == "half" else "i32").to("i32")
-    if kind == "half":  # its denormals are normal floats, its signalling NaNs are quiet ones
-        x = _with_half_classes(wave, x)
+    if kind == "half":  # its denormals are normal floats
+        x = _with_half_classes(x)
     found = wave.ir.constant("i1", 0, WAVE)
     name = f"llvm.is.fpclass.v{WAVE}f{x.bits}"
     for bit in range(_CLASSES):
@@ -61,9 +61,8 @@ def _in_class(wave: Wave, kind: str) -> Lanes:
     return found
 
 
-def _with_half_classes(wave: Wave, x: Lanes) -> Lanes:
+def _with_half_classes(x: Lanes) -> Lanes:
     """A float of the class that the half has: its denormals made denormals."""
-    del wave
     magnitude = x.absolute()
     small = magnitude.compare("olt", 2.0**-14) & magnitude.compare("ogt", 0.0)
     return small.select(x.like(2.0**-140).call("copysign", x), x)

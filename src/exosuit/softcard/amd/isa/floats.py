@@ -183,13 +183,14 @@ def division_fixup(quotient: Lanes, denominator: Lanes, numerator: Lanes) -> Lan
     signed_zero = sign.view(kind)
     infinity = signed_zero.like(float("inf")).call("copysign", signed_zero)
     plain = quotient.absolute().call("copysign", signed_zero)
+    # An estimate that overflowed has become NaN in the steps after it.
+    plain = quotient.compare("uno", quotient).select(infinity, plain)
     top, bottom = numerator.absolute(), denominator.absolute()
     exponents = [
         (x.view(integer) >> mantissa) & ((1 << size) - 1) for x in (numerator, denominator)
     ]
     limit = {"float": -150, "double": -1075}[kind]
-    smallest = (sign | 1).view(kind)
-    result = (exponents[0] - exponents[1]).compare("slt", limit).select(smallest, plain)
+    result = (exponents[0] - exponents[1]).compare("slt", limit).select(signed_zero, plain)
     result = bottom.eq(float("inf")).select(signed_zero, result)
     result = top.eq(0.0).select(signed_zero, result)
     result = bottom.eq(0.0).select(infinity, result)

@@ -93,7 +93,8 @@ def _packed_halves(wave: Wave, name: str) -> None:
     results: list[Lanes] = []
     for high in (0, 1):
         operands = [
-            half_float(wave, k, high, operation.chooses) for k in range(len(operation.sources))
+            half_float(wave, k, high, operation.chooses and wave.mode.ieee)
+            for k in range(len(operation.sources))
         ]
         value = wave.flushed(operation.compute(*operands), "half")
         if wave.instruction.clamp:

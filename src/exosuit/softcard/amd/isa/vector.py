@@ -43,7 +43,7 @@ def vector(wave: Wave, made: Instruction) -> None:
 def _computed(wave: Wave, operation: Operation) -> Lanes:
     made = wave.instruction
     operands = [
-        wave.operand(k, kind, signalling=operation.chooses)
+        wave.operand(k, kind, signalling=operation.chooses and wave.mode.ieee)
         for k, kind in enumerate(operation.sources)
     ]
     if made.name in _CHOICES and (made.neg or made.abs):
@@ -160,7 +160,8 @@ def _division_scale(wave: Wave) -> None:
     result = inverse_denormal.select(down, result)
     flag = inverse_denormal.select(flag & ~flag, flag)
     both = inverse_denormal & quotient_denormal
-    result = both.select(is_bottom.select(up, x), result)
+    # The guide has `up` here too, which would overflow every denominator of this case.
+    result = both.select(is_bottom.select(down, x), result)
     flag = flag | both
     result = denormal(bottom).select(up, result)
     flag = flag & ~denormal(bottom)
@@ -173,12 +174,21 @@ def _division_scale(wave: Wave) -> None:
 
 
 def _division_fma(wave: Wave) -> None:
-    """v_div_fmas: a fused multiply-add, scaled where v_div_scale said so."""
+    """v_div_fmas: a fused multiply-add, scaled back where v_div_scale said so.
+
+    The guide's pseudocode multiplies by 2**32 (f64: 2**64), with which no scaled quotient would be
+    right. What undoes v_div_scale is its own factor: up for a large quotient, down for a small one.
+    """
     kind = "float" if wave.instruction.name.endswith("f32") else "double"
+    factor = 2.0 ** (64 if kind == "float" else 128)
     a, b, c = (wave.operand(k, kind) for k in range(3))
-    result = a.fma(b, c)
-    scale = 2.0 ** (32 if kind == "float" else 64)
-    wave.write(kind, wave.mask(VCC).select(result * scale, result))
+    scale = c.absolute().compare("oge", 2.0).select(c.like(factor), 1 / factor)
+    if kind == "float":  # in f64, so that a small quotient is rounded once
+        wide = a.to("double") * b.to("double") + c.to("double")
+        scaled = (wide * scale.to("double")).to("float")
+    else:
+        scaled = a.fma(b, c) * scale
+    wave.write(kind, wave.mask(VCC).select(scaled, a.fma(b, c)))
 
 
 # Two at once ----------------------------------------------------------------------------------

@@ -321,7 +321,7 @@ class Wave:
         value = bits.view(kind)
         if kind == "half":
             value = value.to("float")
-            if signalling and self.mode.ieee:  # the conversion has made them quiet
+            if signalling:  # the conversion has made them quiet
                 loud = (bits & 0x200).eq(0) & value.compare("uno", value)
                 value = loud.select(value.view("i32") ^ (1 << 22), value.view("i32")).view("float")
         return self.flushed(value, kind)
