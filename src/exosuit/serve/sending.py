@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -74,40 +75,43 @@ class Sending(Response):
         self._closing = closing
         self._idle = idle
         self._idle_s = idle_s
+        self._last = time.monotonic()
+        self._stuck_since: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with suppress(Refusal):
-                await _until_gone(receive, self._send_all(send))
+                await _unless(self._send_all(send), _gone(receive), self._watch(send))
         finally:
             await self._frames.aclose()
             self._closing()
 
     async def _send_all(self, send: Send) -> None:
-        async def body(frame: bytes, more: bool) -> None:
-            async with asyncio.timeout(_STUCK_S):
-                await send({"type": "http.response.body", "body": frame, "more_body": more})
+        async for frame in self._frames:
+            await self._put(send, frame)
+        await self._put(send, b"")
 
-        coming: asyncio.Task[bytes] | None = None
-        try:
-            while True:
-                coming = coming or asyncio.create_task(_next(self._frames))
-                done, _ = await asyncio.wait({coming}, timeout=self._idle_s)
-                if not done:
-                    if self._idle is not None:
-                        await body(self._idle, True)
-                    continue
-                frame, coming = await coming, None
-                if not frame:
-                    break
-                await body(frame, True)
-            await body(b"", False)
-        except TimeoutError:
-            _LOG.info("a client stopped reading; its answer ends")
-        finally:
-            if coming is not None:
-                await _cancelled(coming)
+    async def _put(self, send: Send, frame: bytes) -> None:
+        """Frames themselves are never empty; an empty one is the end."""
+        self._stuck_since = self._last = time.monotonic()
+        await send({"type": "http.response.body", "body": frame, "more_body": bool(frame)})
+        self._stuck_since = None
+
+    async def _watch(self, send: Send) -> None:
+        """Sends `idle` where nothing else was sent for a while; ends if the client is stuck.
+
+        Once in a while, so that the frames themselves cost no timers.
+        """
+        while True:
+            await asyncio.sleep(self._idle_s)
+            now = time.monotonic()
+            if self._stuck_since is not None:
+                if now - self._stuck_since > _STUCK_S:
+                    _LOG.info("a client stopped reading; its answer ends")
+                    return
+            elif self._idle is not None and now - self._last >= self._idle_s:
+                await send({"type": "http.response.body", "body": self._idle, "more_body": True})
 
 
 async def attended(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -115,7 +119,7 @@ async def attended(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     Raises Refusal then, which nobody is left to read.
     """
-    return await _until_gone(request.receive, work)
+    return await _unless(work, _gone(request.receive))
 
 
 async def guarded(frames: Frames, told: Callable[[Problem], bytes], request_id: str) -> Frames:
@@ -133,26 +137,23 @@ async def guarded(frames: Frames, told: Callable[[Problem], bytes], request_id: 
         await frames.aclose()
 
 
-async def _next(frames: Frames) -> bytes:
-    """The next frame; empty at the end. Frames themselves are never empty."""
-    return await anext(frames, b"")
-
-
-async def _until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def _unless(work: Coroutine[Any, Any, T], *ends: Coroutine[Any, Any, None]) -> T:
+    """The result of `work`, which is cancelled as soon as one of `ends` is over."""
     task = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(receive))
+    watchers = [asyncio.create_task(end) for end in ends]
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, *watchers}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        has_left = gone.done()
-        await _cancelled(gone)
+        is_over = any(watcher.done() for watcher in watchers)
+        for watcher in watchers:
+            await _cancelled(watcher)
         if not task.done():
             await _cancelled(task)
-    if has_left and task.cancelled():
+    if is_over and task.cancelled():
         raise Refusal(
             "the client left",
             status=499,
-            cause="it closed its connection before the answer was there",
+            cause="it closed its connection, or stopped reading, before the answer was there",
             next="wait longer",
         )
     return task.result()

@@ -145,3 +145,19 @@ def test_every_error_has_its_status(problem: ExosuitError, status: int, code: st
     anthropic = body_for("/v1/messages", found)
     assert anthropic["type"] == "error"
     assert anthropic["request_id"] == "req_1"
+
+
+def test_a_client_that_stops_reading_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exosuit.serve.sending._STUCK_S", 0.1)
+    ended: list[str] = []
+
+    class Stuck(Wire):
+        async def send(self, message: Message) -> None:
+            await super().send(message)
+            if message.get("body") == b"1":
+                await asyncio.sleep(60)
+
+    wire, closed = run(numbers(9, 0, ended), Stuck(), b": on\n\n", 0.05)
+    assert wire.body == b"01"
+    assert ended == ["ended"]
+    assert closed == ["x"]

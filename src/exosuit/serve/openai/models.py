@@ -26,9 +26,25 @@ class ModelList(Told):
     data: list[Model]
 
 
-@router.get("/v1/models", response_model=ModelList)
-async def list_models(request: Request) -> ModelList:
-    """The models of the store."""
+class AnthropicModel(Told):
+    type: Literal["model"]
+    id: str
+    display_name: str
+    created_at: str
+
+
+class AnthropicList(Told):
+    data: list[AnthropicModel]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+@router.get("/v1/models", response_model=ModelList | AnthropicList)
+async def list_models(request: Request) -> ModelList | AnthropicList:
+    """The models of the store; with the header `anthropic-version`, in Anthropic's words."""
+    if "anthropic-version" in request.headers:
+        return _for_anthropic(service_of(request).catalogue())
     return ModelList(object="list", data=[_told(m) for m in service_of(request).catalogue()])
 
 
@@ -36,6 +52,16 @@ async def list_models(request: Request) -> ModelList:
 async def retrieve_model(model: str, request: Request) -> Model:
     """One of them."""
     return _told(service_of(request).find(model))
+
+
+def _for_anthropic(found: list[ModelInfo]) -> AnthropicList:
+    names = [info.name for info in found]
+    data = [
+        AnthropicModel(type="model", id=i.name, display_name=i.name, created_at=i.modified)
+        for i in found
+    ]
+    first, last = (names[0], names[-1]) if names else (None, None)
+    return AnthropicList(data=data, first_id=first, last_id=last, has_more=False)
 
 
 def _told(info: ModelInfo) -> Model:
