@@ -155,20 +155,22 @@ def discover(link: PciFunction, bars: Bars, clock: Clock) -> tuple[int, Discover
         lambda seen: bool(seen >> 31) and seen != pci.ALL_ONES,
         clock, 10.0, "its own start-up (C2PMSG_33)", early.check_alive, 1e-3,
     )  # fmt: skip
-    vram = int(early.nbio.RCC_DEV0_EPF0_RCC_CONFIG_MEMSIZE.read()) * MiB
+    vram = poll(
+        lambda: int(early.nbio.RCC_DEV0_EPF0_RCC_CONFIG_MEMSIZE.read()),
+        lambda seen: seen != pci.ALL_ONES,
+        clock, 1.0, "the size of its memory", early.check_alive, 1e-3,
+    ) * MiB  # fmt: skip
     if vram == 0:
         raise BootFailed(
             "the card says that it has no memory",
             cause="its start-up has not finished, or failed",
             next="switch the enclosure off and on, then  exosuit doctor",
         )
-    at = vram - BYTES_BELOW_TOP
-    if at + SIZE_BYTES <= bars.memory.size:
-        return vram, read_discovery(bars.memory.read(at, SIZE_BYTES))
-    header = _read_indirectly(early, at, BinaryHeader.SIZE)
-    size = min(max(BinaryHeader(header).binary_size, BinaryHeader.SIZE), SIZE_BYTES)
-    rest = _read_indirectly(early, at + len(header), -(-(size - len(header)) // 4) * 4)
-    return vram, read_discovery(header + rest)
+    try:
+        return vram, read_discovery(_read_table(early, bars, vram))
+    except UnsupportedCard:
+        early.check_alive()  # a card that goes away reads as nonsense, too
+        return vram, read_discovery(_read_table(early, bars, vram))
 
 
 def find_state(registers: Registers, psp: Psp) -> State:
@@ -255,6 +257,17 @@ class Reset:
             return ready != pci.ALL_ONES and bool(ready >> 31) and not self._psp.os_runs
 
         return wait_until(fresh, self._clock, 3.0, 1e-2)
+
+
+def _read_table(early: EarlyRegisters, bars: Bars, vram: int) -> bytes:
+    """The discovery table, in one read where the window shows it."""
+    at = vram - BYTES_BELOW_TOP
+    if at + SIZE_BYTES <= bars.memory.size:
+        return bars.memory.read(at, SIZE_BYTES)
+    header = _read_indirectly(early, at, BinaryHeader.SIZE)
+    size = min(max(BinaryHeader(header).binary_size, BinaryHeader.SIZE), SIZE_BYTES)
+    rest = _read_indirectly(early, at + len(header), -(-(size - len(header)) // 4) * 4)
+    return header + rest
 
 
 def _read_indirectly(early: EarlyRegisters, address: int, size: int) -> bytes:

@@ -15,6 +15,7 @@ from exosuit.driver.boot import BootStep
 from exosuit.errors import (
     BootFailed,
     CorruptFile,
+    ExosuitError,
     LinkLost,
     UnsupportedCard,
 )
@@ -251,6 +252,24 @@ def test_damaged_firmware_is_refused_and_the_card_can_be_booted_after(role: str)
     with pytest.raises(CorruptFile, match=role) as caught:
         boot(card, firmware=Damaged(role, lambda data: data[:-8]))
     assert caught.value.fields["step"] == "firmware"
+    device = boot(card)
+    check_it_copies(device)
+    device.close()
+
+
+@pytest.mark.parametrize("access", range(1, 420, 17))
+def test_one_read_of_ones_is_survived_or_told(access: int):
+    """A completion time-out: nothing is taken for an answer that is none."""
+    card = make(f"gfx1100,vram=256M,faults=ones@{access}")
+    try:
+        device = boot(card)
+    except ExosuitError as error:
+        problem: ExosuitError | None = error
+    else:
+        problem = None
+        check_it_copies(device)
+        device.close()
+    assert not isinstance(problem, UnsupportedCard)
     device = boot(card)
     check_it_copies(device)
     device.close()
