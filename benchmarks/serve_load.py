@@ -128,12 +128,13 @@ class Solo:
 
     prompt: str
     tokens: int
+    text: str
     pieces: tuple[str, ...]
     gaps: tuple[float, ...]
 
     def judge(self, answer: Answer) -> str:
         """What it is: same, near tie, or in words what is wrong."""
-        expected, text = "".join(self.pieces), answer.text
+        expected, text = self.text, answer.text
         if answer.error:
             return f"error: {answer.status} {answer.error}"
         if not answer.left and answer.finish is None:
@@ -163,7 +164,7 @@ def alone(server: Server, prompt: str, tokens: int) -> Solo:
     for top in told["top_logprobs"]:
         best = sorted(top.values(), reverse=True)
         gaps.append(best[0] - best[1] if len(best) > 1 else 0.0)
-    return Solo(prompt, tokens, tuple(told["tokens"]), tuple(gaps))
+    return Solo(prompt, tokens, found["text"], tuple(told["tokens"]), tuple(gaps))
 
 
 async def client(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from benchmarks.serve_load import alone, crowd, prompts
+from benchmarks.serve_peers import Server
 from tests.peers.random_models import SMALL, write_model
 
 from exosuit.cli.main import main
@@ -318,6 +321,19 @@ def test_keys_and_prompts_are_in_no_log(fresh):
     assert [row["status"] for row in requests] == [401, 401, 200, 401]
     assert len({row["request_id"] for row in requests}) == 4
     assert all(row["time"].endswith("+00:00") for row in rows)
+
+
+def test_a_crowd_gets_its_own_answers(fresh):
+    """The benchmark's crowd, for some seconds: clients come, go and leave early."""
+    process, settings = fresh("--model", "small")
+    server = Server("exosuit", process.port, process.child.pid, "small")
+    known = [alone(server, prompt, 4 + 3 * k) for k, prompt in enumerate(prompts(12, 1, words=3))]
+    found = asyncio.run(crowd(server, 24, 0.1, known))
+    assert found["wrong"] == []
+    assert found["left_early"] > 0
+    assert found["same"] + found["near_ties"] == found["answers"] > 50
+    assert found["near_ties"] <= found["answers"] // 10
+    process.wait_for(lambda: Client(settings).status()["active"] == 0)
 
 
 # Ending and handing over --------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from exosuit.driver.device import Buffer, Device, Launch, Region, Replay
 from exosuit.errors import CardBusy, CardError, ExosuitError, LinkError
+from exosuit.link.function import Counters
 from exosuit.serve.facts import DeviceInfo
 from exosuit.units import GiB, MiB
 
@@ -78,6 +80,12 @@ class SharedDevice:
         """What models may still take."""
         reserve = HOST_RESERVE_BYTES if self.name == "cpu" else CARD_RESERVE_BYTES
         return max(0, self.memory_bytes - min(reserve, self.memory_bytes // 4) - self.used_bytes)
+
+    @property
+    def link(self) -> dict[str, int]:
+        """What crossed the way to the card so far; {} where there is none."""
+        counters = getattr(getattr(self.device, "link", None), "counters", None)
+        return asdict(counters) if isinstance(counters, Counters) else {}
 
     @contextmanager
     def alone(self) -> Generator[Device]:
@@ -240,6 +248,7 @@ class Devices:
                     used_bytes=device.used_bytes if device else 0,
                     state="lost" if problem else "ready" if device else "closed",
                     why=problem.what if problem else "",
+                    link=device.link if device else {},
                 )
             )
         return rows

@@ -33,6 +33,8 @@ def test_answers_go_on_at_the_host_when_a_card_dies(tmp_path):
             streams = [model.generate(request) for request in asked]
             first = await anext(streams[0])
             assert first.token is not None
+            crossed = service.status().devices[0].link
+            assert crossed["writes"] > 0
             link._server.process.kill()
             found = await asyncio.gather(*(answer(stream) for stream in streams[1:]))
             rest = [e.token.token async for e in streams[0] if e.token is not None]
