@@ -16,6 +16,7 @@ from exosuit.silicon.amd.discovery import HardwareId, read_discovery
 from exosuit.silicon.amd.nbio import DOORBELL_BAR, MEMORY_BAR, REGISTER_BAR, REGISTER_BYTES
 from exosuit.silicon.amd.paging import entry_kind
 from exosuit.silicon.amd.pm4 import Pm4
+from exosuit.softcard.amd.caches import Caches
 from exosuit.softcard.amd.compute import ComputeQueue, ComputeQueues
 from exosuit.softcard.amd.discovery import build_discovery, write_discovery
 from exosuit.softcard.amd.gfx import Gfx
@@ -75,6 +76,7 @@ class AmdCard(SoftCard):
             registers.declare(block, bases, prefix)
         self.mode1_resets = 0
         self._slice = Slice()
+        self.caches = Caches(self.refuse)
         self._compute_time: list[Timeline] = []
         self.ih = Ih(registers, self.memory, self.refuse, self._clock, self.dma_write)
         self.nbio = Nbio(registers, self.memory, self.refuse)
@@ -125,6 +127,8 @@ class AmdCard(SoftCard):
             self._timeline(),
             self.refuse,
             bandwidth=chip.bandwidth,
+            caches=self.caches,
+            before_copy=self._before_copy,
             expect_flushed=self.nbio.expect_flushed,
             is_loaded=lambda: self.gfx.is_started,
         )
@@ -158,6 +162,7 @@ class AmdCard(SoftCard):
         arrives = super().begin_write(bar, size)
         if arrives and bar == MEMORY_BAR:
             self.nbio.wrote_memory()
+            self.caches.foreign_write()
         return arrives
 
     # Engines.
@@ -179,6 +184,10 @@ class AmdCard(SoftCard):
                 self._others_wait_for(self.sdma.timeline)
         queues = self.compute.queues.values()
         return self.sdma.waiting or any(q.waiting or q.paused for q in queues)
+
+    def _before_copy(self) -> None:
+        if all(queue.execution.is_idle for queue in self.compute.queues.values()):
+            self.caches.expect_clean()
 
     def _take_page_fault(self) -> bool:
         due, self.page_fault = self.page_fault, False
@@ -223,6 +232,7 @@ class AmdCard(SoftCard):
             queue.timeline,
             self.refuse,
             self._slice,
+            self.caches,
             self.nbio.expect_flushed,
             gc_base=BASES[HardwareId.GC][0],
             charge=self._charge,
@@ -291,6 +301,7 @@ class AmdCard(SoftCard):
         self.compute.drop()
         self.sdma.drop()
         self.tlb.flush()
+        self.caches.power_on()
         self.registers.reset()
         for block in (self.gc_hub, self.mm_hub, self.gfx, self.smu, self.psp):
             block.power_on()

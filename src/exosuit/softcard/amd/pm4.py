@@ -16,6 +16,7 @@ from exosuit.silicon.amd.compute import CODE_SHIFT, Compute, sh_index
 from exosuit.silicon.amd.hub import Client
 from exosuit.silicon.amd.ih import Client as Reporter
 from exosuit.silicon.amd.ih import Source, SqContext0, SqContext1, SqEncoding, SqError
+from exosuit.softcard.amd.caches import Caches
 from exosuit.softcard.amd.ih import Ih
 from exosuit.softcard.amd.isa.shaders import Dispatch, ShaderFault
 from exosuit.softcard.amd.queue import Decoded, Outcome, Slice
@@ -65,6 +66,7 @@ class Processor:
         timeline: Timeline,
         refuse: Refuse,
         slice: Slice,
+        caches: Caches,
         expect_flushed: Callable[[str], None],
         *,
         gc_base: int,
@@ -81,6 +83,7 @@ class Processor:
         self._timeline = timeline
         self._refuse = refuse
         self._slice = slice
+        self._caches = caches
         self._expect_flushed = expect_flushed
         self._charge = charge
         self._caller = caller
@@ -122,7 +125,10 @@ class Processor:
                 return self._set_sh(packet)
             case pm4.DispatchDirect():
                 return self._dispatch(packet)
-            case pm4.AcquireMem() | pm4.Nop():
+            case pm4.AcquireMem():
+                self._caches.acquire(packet.caches)
+                return Outcome.DONE
+            case pm4.Nop():
                 return Outcome.DONE
             case pm4.ReleaseMem():
                 return self._release(packet)
@@ -190,6 +196,7 @@ class Processor:
             self._refuse(f"a dispatch of workgroups of {threads} work-items")
             return Outcome.DONE
         if 0 not in groups:
+            self._caches.expect_fresh()
             self._pending.append(dispatch)
         return Outcome.DONE
 
@@ -215,6 +222,7 @@ class Processor:
                 self._refuse(f"a program: {fault}")
                 return Outcome.STUCK  # the wave never ends, so nothing behind it begins
             self.dispatches += 1
+            self._caches.program_ended()
             self._timeline.spend(self._charge(cost))
         return Outcome.DONE
 
@@ -225,6 +233,7 @@ class Processor:
         outcome = self._barrier()
         if outcome is not Outcome.DONE:
             return outcome
+        self._caches.release(packet.control)
         destination = packet.destination
         match destination.data_sel:
             case pm4.ReleaseDatum.LOW_32:

@@ -19,6 +19,7 @@ from exosuit.silicon.amd.sdma_registers import (
     Sdma6,
 )
 from exosuit.silicon.amd.sdma_registers import Sdma as SdmaRegisters
+from exosuit.softcard.amd.caches import Caches
 from exosuit.softcard.amd.ih import Ih
 from exosuit.softcard.amd.pm4 import compare
 from exosuit.softcard.amd.queue import Decoded, Execution, Outcome
@@ -59,10 +60,14 @@ class Sdma:
         refuse: Refuse,
         *,
         bandwidth: float,
+        caches: Caches,
+        before_copy: Callable[[], None],
         expect_flushed: Callable[[str], None],
         is_loaded: Callable[[], bool],
     ) -> None:
         self._bandwidth = bandwidth
+        self._caches = caches
+        self._before_copy = before_copy
         self._expect_flushed = expect_flushed
         self._is_loaded = is_loaded
         self._registers = registers
@@ -211,7 +216,9 @@ class Sdma:
             case sdma.CopyLinear():
                 size = packet.count.count + 1
                 self._expect_flushed("a copy")
+                self._before_copy()
                 self._tlb.copy(packet.source, packet.target, size, Client.SDMA0, self.timeline)
+                self._caches.foreign_write()
                 self.copied_bytes += size
                 self.timeline.spend(size / self._bandwidth * 1e9)
             case sdma.Fence():
@@ -220,8 +227,10 @@ class Sdma:
                 return self._poll(packet)
             case sdma.WriteLinear():
                 self._store(packet.target & ~3, bytes(packet.rest))
+                self._caches.foreign_write()
             case sdma.ConstFill():
                 self._fill(packet)
+                self._caches.foreign_write()
             case sdma.TimestampGlobal():
                 self._store(packet.target & ~7, self.timeline.ticks.to_bytes(8, "little"))
             case sdma.Trap():

@@ -76,10 +76,11 @@ def set_sh(name: str, *values: int) -> bytes:
     return bytes(pm4.SetShReg.build(rest, register=register))
 
 
-def dispatch(entry: int, groups: int = 4) -> bytes:
+def dispatch(entry: int, groups: int = 4, caches: pm4.CacheControl = pm4.ALL_CACHES) -> bytes:
     at = entry >> 8
     return (
-        set_sh("COMPUTE_PGM", at & 0xFFFF_FFFF, at >> 32)
+        (bytes(pm4.AcquireMem.build(caches=caches)) if caches else b"")
+        + set_sh("COMPUTE_PGM", at & 0xFFFF_FFFF, at >> 32)
         + set_sh("COMPUTE_NUM_THREAD_X", 64, 1, 1)
         + set_sh("COMPUTE_USER_DATA", 0x1000, 0x2000)
         + bytes(
@@ -482,6 +483,29 @@ def test_a_hang_ends_with_a_reset_of_the_mec():
     lax.start_compute()
     lax.compute(write(DATA, 6))
     assert lax.memory.read32(AT) == 6
+
+
+# Caches.
+
+
+def test_what_caches_hold_must_be_forgotten(hands: Hands):
+    nothing = pm4.CacheControl(0)
+    with pytest.raises(Refused, match="ACQUIRE_MEM of the L2 since the host or SDMA"):
+        hands.compute(dispatch(VA, caches=pm4.SHADER_CACHES))
+    hands.compute(dispatch(VA), FLUSH, dispatch(VA, caches=pm4.SHADER_CACHES), FLUSH)
+    with pytest.raises(Refused, match="shader caches since the last"):
+        hands.compute(dispatch(VA), FLUSH, dispatch(VA, caches=nothing))
+
+
+def test_what_programs_wrote_must_be_written_back(hands: Hands):
+    copy = sdma.CopyLinear.build(count=sdma.CopyCount(count=7), source=DATA, target=DATA + 8)
+    hands.compute(dispatch(VA), FLUSH)
+    with pytest.raises(Refused, match="RELEASE_MEM that writes the L2 back"):
+        hands.copy(copy)
+    hands.compute(dispatch(VA), release(DATA, 1))
+    hands.copy(copy)
+    with pytest.raises(Refused, match="ACQUIRE_MEM of the L2"):
+        hands.compute(dispatch(VA, caches=pm4.SHADER_CACHES))
 
 
 # Copies.
