@@ -32,7 +32,7 @@ def card(target: str = "gfx1100", bar: int = 0) -> AmdCard:
 
 def drive(card: AmdCard, address: str, works: str, folder: Path) -> str:
     """Run tinygrad in a process of its own; what it printed."""
-    if "kernels" in works and not LLVM.exists():
+    if ("kernels" in works or "graphs" in works) and not LLVM.exists():
         pytest.skip(f"tinygrad's compiler needs {LLVM}")
     environment = {
         **os.environ,
@@ -62,7 +62,7 @@ def test_cold_warm_and_after_a_killed_client(flavour: str, tmp_path: Path):
     listen = "tcp:127.0.0.1:0" if flavour == "tcp" else f"unix:{tmp_path / 'card'}"
     with serving(chosen, listen, 30) as server:
         address = str(server.address)
-        drive(chosen, address, "copies,kernels", tmp_path)
+        drive(chosen, address, "copies,kernels,graphs", tmp_path)
         assert chosen.mode1_resets == 0
         pieces = list(chosen.psp.pieces)
         drive(chosen, address, "copies", tmp_path)  # warm: nothing is loaded again

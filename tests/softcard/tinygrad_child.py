@@ -61,6 +61,25 @@ def kernels() -> None:
     assert np.allclose(left.max(axis=0).numpy(), a.max(axis=0))
 
 
+def graphs() -> None:
+    """Recorded once, replayed: indirect buffers, and a wait that the host ends."""
+    from tinygrad import Tensor, TinyJit
+
+    rng = np.random.default_rng(3)
+    weights = rng.standard_normal((48, 48)).astype(np.float32)
+    held = Tensor(weights, device="AMD").realize()
+
+    @TinyJit
+    def step(x: Tensor) -> Tensor:
+        return ((x @ held).relu() + x).sum(axis=1).realize()
+
+    for _ in range(6):
+        x = rng.standard_normal((8, 48)).astype(np.float32)
+        found = step(Tensor(x, device="AMD").realize()).numpy()
+        wanted = (np.maximum(x @ weights, 0) + x).sum(axis=1)
+        assert np.allclose(found, wanted, atol=1e-3)
+
+
 def die() -> None:
     """Leave as a killed process does: nothing is put away."""
     os._exit(7)
