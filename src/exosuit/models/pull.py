@@ -150,7 +150,8 @@ def pull(
             )
         except KeyboardInterrupt:
             watch.finish()
-            kept = sum(part.stat().st_size for part in incoming.glob("*.gguf*"))
+            stats = [part.stat() for part in incoming.glob("*.gguf*")]
+            kept = sum(min(stat.st_size, 512 * stat.st_blocks) for stat in stats)  # with holes
             watch.note(f"interrupted; {human_bytes(kept)} kept, go on with: exosuit pull {text}")
             raise
         return store.commit(wanted, source=origin, licence=licence, sha256=hashes)

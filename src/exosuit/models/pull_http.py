@@ -2,7 +2,8 @@
 
 Bytes gather in `TARGET.part`; beside it `TARGET.part.json` says of which URL and version they are,
 so that a resumed file never mixes two. `If-Range` (RFC 9110, section 13.1.5) lets the server decide
-whether it still serves that version. Nothing here knows what a model is.
+whether it still serves that version. Large files come over several connections (`pull_parts`) where
+the server can. Nothing here knows what a model is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -22,14 +23,15 @@ from urllib.parse import urlsplit
 
 from exosuit.clock import Clock
 from exosuit.errors import CorruptFile, DownloadFailed
+from exosuit.models.pull_parts import LARGE_BYTES, SPARE_BYTES, Note, Pieces, Span, check_spare
 from exosuit.models.pull_progress import Progress
-from exosuit.models.store import disk_failure, free_bytes
+from exosuit.models.store import disk_failure, free_bytes, sha256_of
 from exosuit.units import MiB, human_bytes
 
 _CHUNK_BYTES = MiB
 _TIMEOUT_S = 30.0
 _TRIES = 5
-_SPARE_BYTES = 32 * MiB  # room that a download leaves to everybody else
+_CHECK_BYTES = 64 * MiB  # how often the room on the disk is looked at
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # worth another try
 
 
@@ -62,21 +64,21 @@ def fetch(download: Download, target: Path, progress: Progress, clock: Clock) ->
     part = target.with_name(target.name + ".part")
     failures = 0
     while True:
-        before = _size(part)
+        before = _kept(part)
         try:
             return _try_once(download, target, part, progress)
-        except _Passing as problem:
+        except (_Passing, _StalePart) as problem:
             progress.finish()
             if isinstance(problem, _StalePart):
-                part.unlink(missing_ok=True)
-            failures = 1 if _size(part) - before >= MiB else failures + 1
+                _forget(part)
+            failures = 1 if _kept(part) - before >= MiB else failures + 1
             if failures == _TRIES:
                 raise DownloadFailed(
                     f"{download.host} stopped answering ({problem})",
-                    cause=f"the network or the server; {human_bytes(_size(part))} are kept",
+                    cause=f"the network or the server; {human_bytes(_kept(part))} are kept",
                     next="run the same command again: it goes on where it stopped",
                     url=download.url,
-                    kept_bytes=_size(part),
+                    kept_bytes=_kept(part),
                 ) from problem
             progress.note(f"connection to {download.host} lost ({problem}); trying again")
             clock.sleep(2.0 ** (failures - 1))
@@ -107,40 +109,103 @@ def read_json(url: str, headers: Mapping[str, str]) -> Any:
 
 
 def _try_once(download: Download, target: Path, part: Path, progress: Progress) -> str:
-    note = part.with_name(part.name + ".json")
-    known = _read_note(note)
+    path, known = _note_of(part), Note.read(_note_of(part))
+    if known.done is not None and known.url == download.url and part.exists():
+        return _in_pieces(download, target, part, known, progress)
     # The last byte is asked for again, so that a part that is whole is an answerable question too.
-    start = max(_size(part) - 1, 0) if known.get("url") == download.url else 0
+    is_resumed = known.done is None and known.url == download.url
+    start = max(_size(part) - 1, 0) if is_resumed else 0
     headers: dict[str, str] = {}
     if start:
         headers["Range"] = f"bytes={start}-"
-        if known.get("version"):
-            headers["If-Range"] = known["version"]
+        if known.version:
+            headers["If-Range"] = known.version
     with _open(download, headers) as response:
         start, total = _place(response, start, part)
         total = _checked_total(download, total)
         _check_room(download, part, total, start)
-        note.write_text(json.dumps({"url": download.url, "version": _version(response)}))
-        digest = hashlib.sha256()
-        with part.open("r+b" if start else "wb") as handle:
-            _hash_first(handle, start, digest)
-            progress.start(target.name, total, start)
-            done = start
-            while chunk := _read(response):
-                if done == 0 and not chunk.startswith(download.starts_with):
-                    raise _not_expected(download, chunk, part)
-                handle.write(chunk)
-                digest.update(chunk)
-                done += len(chunk)
-                progress.update(done)
-            if total is not None and done < total:
-                raise _Passing(f"{human_bytes(done)} of {human_bytes(total)} arrived")
-            os.fsync(handle.fileno())
-    progress.finish()
-    _check_hash(download, digest.hexdigest(), part)
-    part.rename(target)
-    note.unlink()
+        note = Note(download.url, _version(response))
+        if total is None or total - start < LARGE_BYTES or not _gives_pieces(response):
+            note.write(path)
+            digest = _in_one(download, part, response, start, total, progress)
+            return _finish(download, target, part, digest, progress)
+    note.total, note.done = total, [(0, start)] if start else []
+    if not start:
+        part.unlink(missing_ok=True)
+    note.write(path)
+    return _in_pieces(download, target, part, note, progress)
+
+
+def _in_one(
+    download: Download,
+    part: Path,
+    response: http.client.HTTPResponse,
+    start: int,
+    total: int | None,
+    progress: Progress,
+) -> str:
+    """The rest of the file from one answer; its sha256."""
+    digest = hashlib.sha256()
+    with part.open("r+b" if start else "wb") as handle:
+        _hash_first(handle, start, digest)
+        progress.start(part.name.removesuffix(".part"), total, start)
+        done = checked = start
+        while chunk := _read(response):
+            if done == 0:
+                _check_beginning(download, chunk, part)
+            handle.write(chunk)
+            digest.update(chunk)
+            done += len(chunk)
+            progress.update(done)
+            if done - checked >= _CHECK_BYTES:
+                check_spare(part.parent)
+                checked = done
+        if total is not None and done < total:
+            raise _Passing(f"{human_bytes(done)} of {human_bytes(total)} arrived")
+        os.fsync(handle.fileno())
     return digest.hexdigest()
+
+
+def _in_pieces(download: Download, target: Path, part: Path, note: Note, progress: Progress) -> str:
+    """What the note says is missing, over several connections; the file's sha256."""
+    _checked_total(download, note.total)
+    _check_room(download, part, note.total, note.kept_bytes)
+    progress.start(target.name, note.total, note.kept_bytes)
+
+    def ask(span: Span) -> Iterator[bytes]:
+        return _piece(download, note, span, part)
+
+    try:
+        Pieces(part, _note_of(part), note, ask).run(_Passing, progress.update)
+    except CorruptFile:
+        _forget(part)
+        raise
+    return _finish(download, target, part, sha256_of(part), progress)
+
+
+def _piece(download: Download, note: Note, span: Span, part: Path) -> Iterator[bytes]:
+    at, end = span
+    headers = {"Range": f"bytes={at}-{end - 1}", "If-Range": note.version}
+    with _open(download, headers) as response:
+        if response.status != 206 or _content_range(response) != (at, note.total):
+            raise _StalePart("it has another file there now, or gives no pieces of it any more")
+        while at < end:
+            chunk = _read(response)[: end - at]
+            if not chunk:
+                raise _Passing("the connection was cut")
+            if at == 0:
+                _check_beginning(download, chunk, part)
+            at += len(chunk)
+            yield chunk
+
+
+def _finish(download: Download, target: Path, part: Path, found: str, progress: Progress) -> str:
+    """The whole part is what was asked for: in place with it."""
+    progress.finish()
+    _check_hash(download, found, part)
+    part.rename(target)
+    _note_of(part).unlink()
+    return found
 
 
 def _place(response: http.client.HTTPResponse, start: int, part: Path) -> tuple[int, int | None]:
@@ -148,12 +213,27 @@ def _place(response: http.client.HTTPResponse, start: int, part: Path) -> tuple[
     length = response.headers.get("Content-Length")
     if response.status != 206:
         return 0, int(length) if length and length.isdecimal() else None
-    # "bytes 100-199/200" (RFC 9110, section 14.4)
-    span, _, whole = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-    if span.partition("-")[0] != str(start):
+    first, whole = _content_range(response)
+    if first != start:
         part.unlink()
         raise _Passing("the server resumed at the wrong place")
-    return start, int(whole) if whole.isdecimal() else None
+    return start, whole
+
+
+def _content_range(response: http.client.HTTPResponse) -> tuple[int | None, int | None]:
+    """First byte and whole length: "bytes 100-199/200" (RFC 9110, section 14.4)."""
+    span, _, whole = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+    first = span.partition("-")[0]
+    return (
+        int(first) if first.isdecimal() else None,
+        int(whole) if whole.isdecimal() else None,
+    )
+
+
+def _gives_pieces(response: http.client.HTTPResponse) -> bool:
+    """Whether spans of this very version can be asked for."""
+    ranges = response.status == 206 or response.headers.get("Accept-Ranges", "") == "bytes"
+    return ranges and bool(_version(response))
 
 
 def _checked_total(download: Download, total: int | None) -> int | None:
@@ -171,7 +251,7 @@ def _checked_total(download: Download, total: int | None) -> int | None:
 
 def _check_room(download: Download, part: Path, total: int | None, start: int) -> None:
     free = free_bytes(part.parent)
-    if total is not None and total - start + _SPARE_BYTES > free:
+    if total is not None and total - start + SPARE_BYTES > free:
         raise DownloadFailed(
             f"{download.host} offers {human_bytes(total - start)}; the disk has "
             f"{human_bytes(free)} free",
@@ -182,10 +262,13 @@ def _check_room(download: Download, part: Path, total: int | None, start: int) -
         )
 
 
-def _not_expected(download: Download, chunk: bytes, part: Path) -> CorruptFile:
-    part.unlink()
+def _check_beginning(download: Download, chunk: bytes, part: Path) -> None:
+    """CorruptFile for another kind of file; then nothing is kept of it."""
+    if chunk.startswith(download.starts_with):
+        return
+    _forget(part)
     page = b"<html" in chunk[:1024].lower() or b"<!doctype" in chunk[:1024].lower()
-    return CorruptFile(
+    raise CorruptFile(
         f"{download.url} is not a GGUF file: it starts with {chunk[:8]!r}",
         cause="the address is that of a web page" if page else "it is another kind of file",
         next="give the address of the file itself, which ends in .gguf",
@@ -197,7 +280,7 @@ def _not_expected(download: Download, chunk: bytes, part: Path) -> CorruptFile:
 def _check_hash(download: Download, found: str, part: Path) -> None:
     if download.sha256 is None or found == download.sha256.lower():
         return
-    part.unlink()
+    _forget(part)
     raise CorruptFile(
         f"what {download.host} sent has the wrong hash: sha256 {found}",
         cause=f"expected {download.sha256}; it was damaged on the way, or replaced by somebody",
@@ -253,8 +336,8 @@ def _open(download: Download, headers: dict[str, str]) -> http.client.HTTPRespon
         ) from problem
 
 
-class _StalePart(_Passing):
-    """The server has no bytes where the part ends."""
+class _StalePart(Exception):
+    """The part is not of what the server has now."""
 
 
 def _refused(download: Download, status: int) -> DownloadFailed:
@@ -337,11 +420,19 @@ def _hash_first(handle: IO[bytes], start: int, digest: Any) -> None:
         handle.truncate(start)
 
 
-def _read_note(path: Path) -> dict[str, str]:
-    try:
-        return cast("dict[str, str]", json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError):
-        return {}  # a part without a readable note starts anew
+def _note_of(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _note_of(part).unlink(missing_ok=True)
+
+
+def _kept(part: Path) -> int:
+    """Bytes that need not be fetched again."""
+    note = Note.read(_note_of(part))
+    return _size(part) if note.done is None else note.kept_bytes
 
 
 def _version(response: http.client.HTTPResponse) -> str:

@@ -19,6 +19,9 @@ class Served:
     body: bytes = b""
     etag: str = '"v1"'
     ranges: bool = True
+    pieces: bool = False  # says that it serves any span
+    most: int = 99  # connections at a time; further ones are told 503
+    open: int = 0
     states_length: bool = True
     cuts: list[int] = field(default_factory=list)  # bytes sent before each connection is cut
     statuses: list[int] = field(default_factory=list)  # answered first, one per request
@@ -59,7 +62,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", served.redirect)
             self.send_header("Content-Length", "0")
             return self.end_headers()
-        return self._body(served)
+        if served.open >= served.most:
+            return self._plain(503)
+        served.open += 1
+        try:
+            return self._body(served)
+        finally:
+            served.open -= 1
 
     def _plain(self, status: int) -> None:
         self.send_response(status)
@@ -69,21 +78,24 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self, served: Served) -> None:
         asked = self.headers.get("Range")
         version = self.headers.get("If-Range", served.etag)
-        start = 0
+        start, stop = 0, len(served.body)
         if asked and served.ranges and version == served.etag:
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            first, _, end = asked.removeprefix("bytes=").partition("-")
+            start, stop = int(first), int(end) + 1 if end else stop
             if start >= len(served.body):
                 return self._plain(416)
             self.send_response(206)
-            last = len(served.body) - 1
+            last = stop - 1
             self.send_header("Content-Range", f"bytes {start}-{last}/{len(served.body)}")
         else:
             self.send_response(200)
         self.send_header("ETag", served.etag)
         if served.states_length:
-            self.send_header("Content-Length", str(len(served.body) - start))
+            self.send_header("Content-Length", str(stop - start))
+        if served.pieces:
+            self.send_header("Accept-Ranges", "bytes")
         self.end_headers()
-        end = start + served.cuts.pop(0) if served.cuts else len(served.body)
+        end = min(start + served.cuts.pop(0), stop) if served.cuts else stop
         for at in range(start, end, 1 << 16):
             try:
                 self.wfile.write(served.body[at : min(at + (1 << 16), end)])
