@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter as Counts
 from collections import deque
+from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 from exosuit.engine.request import Generation
+from exosuit.serve.facts import LoadedInfo
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STEPS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
@@ -42,6 +47,38 @@ class Rate:
     def _trim(self, now: int) -> None:
         while self._seconds and self._seconds[0][0] <= now - self._window_s:
             self._seconds.popleft()
+
+
+class _Loaded(Collector):
+    """Memory, answers and queues of the loaded models, asked for when they are looked at."""
+
+    def __init__(self, loaded: Callable[[], list[LoadedInfo]]) -> None:
+        self._loaded = loaded
+
+    def collect(self) -> Iterable[Metric]:
+        held = GaugeMetricFamily(
+            "exosuit_model_bytes", "Device memory of a loaded model.", labels=["model", "device"]
+        )
+        running = GaugeMetricFamily(
+            "exosuit_requests_running", "Answers in the batch.", labels=["model"]
+        )
+        waiting = GaugeMetricFamily(
+            "exosuit_requests_waiting", "Requests that wait for a place.", labels=["model"]
+        )
+        # A model may be there twice for a while: one that leaves, and one that was loaded anew.
+        places: Counts[tuple[str, str]] = Counts()
+        active: Counts[str] = Counts()
+        queued: Counts[str] = Counts()
+        for row in self._loaded():
+            places[row.name, row.device] += row.device_bytes
+            active[row.name] += row.active
+            queued[row.name] += row.waiting
+        for place, size_bytes in places.items():
+            held.add_metric(place, size_bytes)
+        for name in active:
+            running.add_metric([name], active[name])
+            waiting.add_metric([name], queued[name])
+        return held, running, waiting
 
 
 class Metrics:
@@ -80,17 +117,6 @@ class Metrics:
             "exosuit_step_seconds", "Time of a step of the engine.", model, buckets=_STEPS,
             registry=registry,
         )  # fmt: skip
-        self.running = Gauge(
-            "exosuit_requests_running", "Answers in the batch.", model, registry=registry
-        )
-        self.waiting = Gauge(
-            "exosuit_requests_waiting", "Requests that wait for a place.", model,
-            registry=registry,
-        )  # fmt: skip
-        self.loaded = Gauge(
-            "exosuit_model_bytes", "Device memory of a loaded model.", ["model", "device"],
-            registry=registry,
-        )  # fmt: skip
         self.loads = Histogram(
             "exosuit_load_seconds", "Time to load a model.", model, buckets=_SECONDS,
             registry=registry,
@@ -99,10 +125,12 @@ class Metrics:
             "exosuit_device_losses", "Devices lost at work.", ["device"], registry=registry
         )
 
-    def step(self, model: str, seconds: float, active: int, waiting: int, sampled: int) -> None:
+    def watch(self, loaded: Callable[[], list[LoadedInfo]]) -> None:
+        """Tell of the loaded models too, as they are whenever somebody looks."""
+        self.registry.register(_Loaded(loaded))
+
+    def step(self, model: str, seconds: float, sampled: int) -> None:
         self.steps.labels(model).observe(seconds)
-        self.running.labels(model).set(active)
-        self.waiting.labels(model).set(waiting)
         self.tokens.labels(model, "sampled").inc(sampled)
 
     def generation(self, model: str, generation: Generation) -> None:

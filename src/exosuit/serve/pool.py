@@ -87,6 +87,7 @@ class Pool:
         self.devices = devices
         self.policy = policy
         self._metrics = metrics
+        metrics.watch(self.loaded)
         self._models: dict[str, Held] = {}
         self._all: set[Held] = set()  # also those that leave
         self._preferred: dict[str, str] = {}

@@ -226,7 +226,7 @@ class Worker:
             engine.fail(explained(problem))
         else:
             seconds = time.perf_counter() - started
-            self._metrics.step(self.name, seconds, engine.active, engine.waiting, len(news))
+            self._metrics.step(self.name, seconds, len(news))
             self._metrics.sampled_rate.add(len(news))
             self._metrics.prompt_rate.add(max(0, engine.computed_tokens - before - len(news)))
             self._deliver(news)

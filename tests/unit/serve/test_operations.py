@@ -16,6 +16,7 @@ from exosuit.engine.batch import Sampled, Sampling
 from exosuit.engine.request import Event, Generation, Request
 from exosuit.errors import ContextFull, ExosuitError, ServerBusy
 from exosuit.serve import metrics as metrics_room
+from exosuit.serve.facts import LoadedInfo
 from exosuit.serve.log import JsonLines, PlainLines, configure
 from exosuit.serve.metrics import Metrics, Rate
 from exosuit.serve.wire import (
@@ -103,7 +104,10 @@ def test_the_exposition_is_read_by_prometheus_own_parser():
     generation.first_token_s, generation.last_token_s = 10.5, 12.5
     for k in range(5):
         generation.tell(Event("x", Sampled(k, 0.0), "stop" if k == 4 else None))
-    metrics.step('odd "name"\n', 0.004, 3, 2, 3)
+    metrics.step('odd "name"\n', 0.004, 3)
+    leaving = LoadedInfo("m", "cpu", 90, 512, 8, 1.0, None, active=3, waiting=0)
+    anew = LoadedInfo("m", "cpu", 9, 512, 8, 1.0, None, active=0, waiting=2)
+    metrics.watch(lambda: [leaving, anew])
     metrics.generation('odd "name"\n', generation)
     families = {f.name: f for f in text_string_to_metric_families(metrics.exposition().decode())}
     (requests,) = (s for s in families["exosuit_requests"].samples if s.name.endswith("total"))
@@ -111,6 +115,11 @@ def test_the_exposition_is_read_by_prometheus_own_parser():
     tokens = {s.labels["kind"]: s.value for s in families["exosuit_tokens"].samples
               if s.name.endswith("total")}  # fmt: skip
     assert tokens == {"sampled": 3, "reused": 1, "computed": 2}
+    assert len(families["exosuit_requests_running"].samples) == 1
+    gauges = {n: families[f"exosuit_{n}"].samples[0] for n in
+              ("model_bytes", "requests_running", "requests_waiting")}  # fmt: skip
+    assert [gauge.value for gauge in gauges.values()] == [99, 3, 2]
+    assert gauges["model_bytes"].labels == {"model": "m", "device": "cpu"}
     first = families["exosuit_time_to_first_token_seconds"].samples
     assert next(s.value for s in first if s.name.endswith("sum")) == 0.5
     assert metrics.total_requests() == 1
