@@ -1,8 +1,8 @@
 """The server under load: throughput by clients, a long crowd whose answers are all checked.
 
-    python benchmarks/serve_load.py MODEL.gguf throughput [--against llama.cpp] [--rounds 3]
-    python benchmarks/serve_load.py MODEL.gguf crowd [--clients 64] [--minutes 5]
-    python benchmarks/serve_load.py MODEL.gguf turns [--tokens 3000]
+    python -m benchmarks.serve_load MODEL.gguf throughput [--against llama.cpp] [--rounds 3]
+    python -m benchmarks.serve_load MODEL.gguf crowd [--clients 64] [--minutes 5]
+    python -m benchmarks.serve_load MODEL.gguf turns [--tokens 3000]
 
 `throughput`: 1, 8 and 16 clients, each with prompts of its own, 128 tokens each, end tokens
 forbidden. Rounds of the servers are interleaved, one server up at a time; the figure is the median
