@@ -17,10 +17,10 @@ from exosuit.link.function import DmaMemory
 from exosuit.silicon.amd.sdma import MOST_BYTES, ConstFill, CopyCount, CopyLinear, Fence
 from exosuit.units import GpuAddress, MiB
 
-SLOT_BYTES = 4 * MiB
-SLOTS = 4
+SLOT_BYTES = 8 * MiB
+"""Large, because each submission costs the card a round trip to host memory."""
+SLOTS = 2
 STAGING_BYTES = SLOTS * SLOT_BYTES
-assert SLOT_BYTES <= MOST_BYTES
 
 _DWORD = 4
 _MOST_FILL = 1 << 30
@@ -118,9 +118,13 @@ class Copies:
 
 
 def copy(source: int, target: int, size: int) -> bytes:
-    """The packet that copies `size` bytes, at most `MOST_BYTES`."""
-    count = CopyCount(count=size - 1)
-    return bytes(CopyLinear.build(source=source, target=target, count=count))
+    """The packets that copy `size` bytes."""
+    packets: list[bytes] = []
+    for start in range(0, size, MOST_BYTES):
+        count = CopyCount(count=min(size - start, MOST_BYTES) - 1)
+        packet = CopyLinear.build(source=source + start, target=target + start, count=count)
+        packets.append(bytes(packet))
+    return b"".join(packets)
 
 
 def has_passed(seen: int, value: int) -> bool:
