@@ -1,11 +1,13 @@
-"""AMD cards on a tape: registers by name, through windows too; doorbells; commands to the PSP.
+"""AMD cards on a tape: registers by name, through windows too; doorbells; commands; packets.
 
-What a ring holds is not shown: rings lie at virtual addresses, and the tape would have to be read
-through the page tables that it builds.
+Rings lie at virtual addresses, which a tape does not explain; so packets are known by themselves:
+written bytes that come apart into packets to the last dword are shown as such.
 """
 
 from __future__ import annotations
 
+from exosuit.datasheet import UnknownPacket
+from exosuit.silicon.amd import pm4, sdma
 from exosuit.silicon.amd.chips import Chip, describe, placed_blocks
 from exosuit.silicon.amd.firmware import PieceType
 from exosuit.silicon.amd.nbio import DOORBELL_BAR, HDP_FLUSH_OFFSET, MEMORY_BAR, REGISTER_BAR
@@ -17,6 +19,10 @@ _WINDOWS = {
     "BIF_BX_PF0_RSMU_DATA": "BIF_BX_PF0_RSMU_INDEX",
     "BIF_BX0_PCIE_DATA2": "BIF_BX0_PCIE_INDEX2",
 }
+SHOWN_PACKETS = 12
+LEAST_PACKET_BYTES = 8
+MOST_PACKET_BYTES = 1 << 20
+_FIRST_OF_COPIES = (sdma.Opcode.POLL_REGMEM, sdma.Opcode.COPY_LINEAR, sdma.Opcode.FENCE)
 _COMPUTE_SLOTS = range(3, 11)
 _SDMA_SLOT = 0x100
 
@@ -40,8 +46,11 @@ class AmdChip:
                 self._flush_offset = self._written[name]
 
     def explain(self, record: Record) -> str:
-        if record.region == f"BAR{MEMORY_BAR}":
-            return _psp_command(data_of(record)) if record.width == Command.SIZE else ""
+        if record.region == f"BAR{MEMORY_BAR}" or record.region.startswith("dma"):
+            data = data_of(record)
+            if record.width == Command.SIZE and (command := _psp_command(data)):
+                return command
+            return _packets(data) if record.kind in (Kind.WRITE, Kind.DMA_WRITE) else ""
         if record.width > 8:
             return ""
         value = int.from_bytes(data_of(record), "little")
@@ -72,6 +81,26 @@ def _doorbell(slot: int, value: int) -> str:
     if slot == _SDMA_SLOT:
         return f"doorbell {slot:#x} (SDMA0), write pointer {value:#x} bytes"
     return f"doorbell {slot:#x}, {value:#x}"
+
+
+def _packets(data: bytes) -> str:
+    """Names of the packets that these bytes are, or nothing."""
+    if len(data) % 4 or not LEAST_PACKET_BYTES <= len(data) <= MOST_PACKET_BYTES:
+        return ""
+    header = pm4.Header.decode(data)
+    if header.type == 3 and header.opcode in pm4.Pm4.FAMILY:
+        kind, found = "PM4", list(pm4.Pm4.parse(data))
+    elif sdma.Header.decode(data).op in _FIRST_OF_COPIES:
+        kind, found = "SDMA", list(sdma.Sdma.parse(data))
+        if not isinstance(found[-1], (sdma.Fence, sdma.Trap)):
+            return ""
+    else:
+        return ""
+    if any(isinstance(packet, UnknownPacket) for packet in found):
+        return ""
+    names = [type(packet).__name__ for packet in found]
+    more = f" and {len(names) - SHOWN_PACKETS} more" if len(names) > SHOWN_PACKETS else ""
+    return f"{kind}  " + " · ".join(names[:SHOWN_PACKETS]) + more
 
 
 def _psp_command(data: bytes) -> str:

@@ -66,7 +66,8 @@ class Decoder:
                 text = f"{LETTERS[record.kind]} {record.region}+{record.offset:x}  {shown}"
             case Kind.DMA_READ | Kind.DMA_WRITE:
                 where = f"{record.region}+{record.offset:x}"
-                text = f"{LETTERS[record.kind]} {where}  {_value(record)}"
+                shown = self._chip.explain(record) or _value(record)
+                text = f"{LETTERS[record.kind]} {where}  {shown}"
             case Kind.MAP:
                 text = f"  {record.region} opens {human_bytes(record.width)} at {record.offset:#x}"
             case Kind.RESIZE:

@@ -77,6 +77,9 @@ OWN_WORDS = {
     "StormClients",
     "MemoryIndex",
     "FirmwareReady",
+    "MessageWord",
+    "DebugMessageWord",
+    "ResponseWord",
 }
 
 LATER_FIELDS = {

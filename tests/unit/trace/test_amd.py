@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tests.softcard.bring_up import FREE, VA, Hands
 
-from exosuit.silicon.amd import sdma
+from exosuit.silicon.amd import pm4, sdma
 from exosuit.silicon.amd.chips import CHIPS, find_chip
 from exosuit.softcard.amd.card import AmdCard
 from exosuit.softcard.card import Options
@@ -22,6 +22,11 @@ def shown(path: Path, target: str) -> list[str]:
         hands = Hands(link)
         hands.boot()
         hands.copy(sdma.Fence.build(target=VA + 0x100000, value=1))
+        hands.compute(
+            pm4.AcquireMem.build(caches=pm4.ALL_CACHES),
+            pm4.EventWrite.build(event=pm4.PARTIAL_FLUSH),
+        )
+        hands.smu.C2PMSG_66.write(1)
         hands.bus.write32(0x7F000, 0)
         assert hands.memory.read32(FREE + 0x100000) == 1
     return [line.text for line in Decoder(Tape.load(path)).lines()]
@@ -42,7 +47,10 @@ def test_a_boot_in_words(tmp_path: Path):
         "GCVM_INVALIDATE_ENG_REQ[17] = 00000001",
         "BIF_BX_PF0_RSMU_DATA -> S2A_DOORBELL_ENTRY_CTRL[3] = 3000000d  enable=1 awid=6",
         "doorbell 0x100 (SDMA0), write pointer 0x10 bytes",
+        "MP1_C2PMSG_66 = 00000001  message=TEST_MESSAGE",
         "HDP flush",
+        "SDMA  Fence",
+        "PM4  AcquireMem · EventWrite",
     ):
         assert words in text, words
     unnamed = [line for line in lines if "BAR5+" in line and "=" not in line and "HDP" not in line]

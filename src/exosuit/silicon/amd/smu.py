@@ -89,13 +89,25 @@ class LevelAnswer(Word):
 SMU_METRICS_TABLE = 5
 
 
+class MessageWord(Word):
+    message = bits(31, 0, kind=Message)
+
+
+class DebugMessageWord(Word):
+    message = bits(31, 0, kind=DebugMessage)
+
+
+class ResponseWord(Word):
+    response = bits(31, 0, kind=Response)
+
+
 class Smu(Block):
     """MP1 mailboxes: 66/82/90 for messages, 75/53/54 for debug messages."""
 
     UNIT = 4
     C2PMSG_53 = at(0x275, Word, "debug argument")
-    C2PMSG_54 = at(0x276, Word, "debug response")
-    C2PMSG_66 = at(0x282, Word, "message")
-    C2PMSG_75 = at(0x28B, Word, "debug message")
+    C2PMSG_54 = at(0x276, ResponseWord, "debug response")
+    C2PMSG_66 = at(0x282, MessageWord)
+    C2PMSG_75 = at(0x28B, DebugMessageWord)
     C2PMSG_82 = at(0x292, Word, "argument, and what the answer gives back")
-    C2PMSG_90 = at(0x29A, Word, "response")
+    C2PMSG_90 = at(0x29A, ResponseWord)
