@@ -1,0 +1,102 @@
+"""Small products of matrices by a warp (mma.sync), and loads of their fragments (ldmatrix).
+
+With g = lane / 4 and t = lane % 4, registers hold of A (16 rows) rows g and g + 8, of B (8 columns)
+column g, of C rows g and g + 8 and columns 2t and 2t + 1; along k each register holds neighbours
+that begin at t times its length, first of the lower and then of the upper half. PTX ISA 9.0, 9.7.14.
+Products are added one after the other in f32; a card adds several at once, cut off at its own width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from exosuit.softcard.amd.isa.ir import Lanes
+from exosuit.softcard.nvidia.ptx.cross import together
+from exosuit.softcard.nvidia.ptx.memory import fetch
+from exosuit.softcard.nvidia.ptx.parse import Instruction
+from exosuit.softcard.nvidia.ptx.state import WARP
+from exosuit.softcard.nvidia.ptx.types import Type, type_of, unsupported
+from exosuit.softcard.nvidia.ptx.warp import INTEGER, Warp, vector
+
+_SHAPES = {("m16n8k16", 16), ("m16n8k8", 16), ("m16n8k32", 8), ("m16n8k16", 8)}
+
+
+def _mma(warp: Warp, made: Instruction) -> None:
+    to, *sources = (vector(text) for text in made.operands)
+    d_type, a_type, b_type, c_type = (type_of(part) for part in made.parts[-4:])
+    shape = next(part for part in made.parts if part[:1] == "m" and part[1:2].isdigit())
+    known = (shape, a_type.bits) in _SHAPES and a_type.bits == b_type.bits
+    if not known or d_type.bits != 32 or c_type != d_type or made.has("satfinite"):
+        raise unsupported(warp)
+    together(warp, "-1")
+    a, b = (
+        [_elements(warp, name, kind) for name in names]
+        for names, kind in ((sources[0], a_type), (sources[1], b_type))
+    )
+    c = [warp.integer(name, 32) for name in sources[2]]
+    total = [x.view("float") for x in c] if d_type.is_float else c
+    length = len(a[0])  # elements of a register
+    for half in range(len(b)):
+        for k in range(4 * length):
+            lane, element = k // length, k % length
+            rows = [
+                a[2 * half + upper][element].shuffle(
+                    [4 * (l // 4) + lane for l in range(WARP)]
+                )
+                for upper in (0, 1)
+            ]
+            columns = [
+                b[half][element].shuffle([4 * (2 * (l % 4) + odd) + lane for l in range(WARP)])
+                for odd in (0, 1)
+            ]
+            for z in range(4):
+                row, column = rows[z // 2], columns[z % 2]
+                total[z] = (
+                    row.fma(column, total[z]) if d_type.is_float else total[z] + row * column
+                )
+    for name, value in zip(to, total, strict=True):
+        warp.write(name, value)
+
+
+def _elements(warp: Warp, name: str, kind: Type) -> list[Lanes]:
+    """The neighbours in a register of 32 bits, as f32 or i32."""
+    count = 32 // kind.bits
+    packed = warp.integer(name, 32).view(INTEGER[kind.bits], WARP * count)
+    found: list[Lanes] = []
+    for k in range(count):
+        part = packed.shuffle(range(k, packed.count, count))
+        if kind.letter == "f":
+            found.append(part.view("half").to("float"))
+        elif kind.letter == "bf":
+            found.append((part.to("i32") << 16).view("float"))
+        else:
+            found.append(part.to("i32", kind.signed))
+    return found
+
+
+def _load_matrices(warp: Warp, made: Instruction) -> None:
+    """Lane 8 m + r gives the address of row r of matrix m: eight elements of 16 bits."""
+    if type_of(made.parts[-1]).bits != 16 or not made.has("m8n8"):
+        raise unsupported(warp)
+    to, source = made.operands
+    together(warp, "-1")
+    addresses, transposed = warp.address(source), made.has("trans")
+    for matrix, name in enumerate(vector(to)):
+        if not transposed:
+            rows = addresses.shuffle([8 * matrix + lane // 4 for lane in range(WARP)])
+            place = rows + warp.ir.vector("i64", [4 * (lane % 4) for lane in range(WARP)])
+            warp.write(name, fetch(warp, "shared", place, 4, "i32", WARP))
+            continue
+        word = None
+        for k in (0, 1):
+            rows = addresses.shuffle([8 * matrix + 2 * (lane % 4) + k for lane in range(WARP)])
+            place = rows + warp.ir.vector("i64", [2 * (lane // 4) for lane in range(WARP)])
+            part = fetch(warp, "shared", place, 2, "i16", WARP).to("i32") << (16 * k)
+            word = part if word is None else word | part
+        assert word is not None
+        warp.write(name, word)
+
+
+HANDLERS: dict[str, Callable[[Warp, Instruction], None]] = {
+    "mma": _mma, "ldmatrix": _load_matrices,
+}  # fmt: skip
