@@ -31,6 +31,8 @@ from exosuit.units import round_up
 MOST_WARPS = 32
 SHARED_MOST = 228 << 10
 """Bytes of shared memory that one group may have; what a card grants depends on its kind."""
+SHARED_GRANULE = 128
+"""Groups get shared memory in such pieces; compilers may read to the end of the last 16 bytes."""
 BUDGET = 1 << 28
 """Blocks that a warp may run in one launch: tens of seconds of the host."""
 
@@ -175,7 +177,7 @@ class Model:
         arguments     the argument block, as the kernel's parameters lie in it
         shared_bytes  dynamic shared memory, behind what the kernel declares
         """
-        shared = function.entry.shared_bytes + shared_bytes
+        shared = round_up(function.entry.shared_bytes + shared_bytes, SHARED_GRANULE)
         self._check(function.entry, lanes, groups, arguments, shared)
         count = int(np.prod(groups, dtype=object))
         if count == 0:
