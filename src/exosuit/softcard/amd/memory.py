@@ -7,7 +7,9 @@ host address that translated programs use.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import sys
 from typing import cast
 
 from exosuit.softcard.memory import host_address, sparse_memory
@@ -45,6 +47,17 @@ class LocalMemory:
         """A dword; dropped past the end."""
         if 0 <= offset <= self.size - 4:
             self.view[offset : offset + 4] = value.to_bytes(4, "little")
+
+    def clear(self, offset: int, size: int) -> None:
+        """Zeros; whole pages are given back to the host rather than filled."""
+        first = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (offset + size) // mmap.PAGESIZE * mmap.PAGESIZE
+        if sys.platform != "linux" or first >= end:  # elsewhere the advice promises no zeros
+            ctypes.memset(self.host_base + offset, 0, size)
+            return
+        ctypes.memset(self.host_base + offset, 0, first - offset)
+        cast("mmap.mmap", self.view.obj).madvise(mmap.MADV_DONTNEED, first, end - first)
+        ctypes.memset(self.host_base + end, 0, offset + size - end)
 
     def lose(self) -> None:
         """What a reset does to memory that is not refreshed: nothing in it can be relied on."""

@@ -78,7 +78,7 @@ class Sdma:
         self._refuse = refuse
         self._decoded: Decoded[sdma.Sdma] = Decoded(sdma.Sdma)
         self.ring: Ring | None = None
-        self.waiting = False
+        self.waiting = self.paused = False
         self.copied_bytes = 0
         self._execution: Execution[sdma.Sdma] = Execution(self._obey, self._consumed)
         registers.on_write("SDMA0_QUEUE0_RB_CNTL", self._control)
@@ -256,6 +256,10 @@ class Sdma:
         return Outcome.DONE if holds else Outcome.WAITING
 
     def _fill(self, packet: sdma.ConstFill) -> None:
+        if packet.value == 0:
+            size = packet.count.count + 1
+            self._tlb.clear(packet.target, size, Client.SDMA0, self.timeline)
+            return
         header = sdma.FillHeader(packet.header)
         unit = packet.value.to_bytes(4, "little")[: 1 << header.fillsize]
         pattern = unit * (FETCH_BYTES // len(unit))

@@ -115,6 +115,16 @@ class Tlb:
             ctypes.memmove(host, source[done : done + length], length)
             done += length
 
+    def clear(self, address: int, size: int, client: Client, timeline: Timeline) -> None:
+        """Zeros at a virtual address, without touching pages of local memory."""
+        pieces = self.runs(address, size, WRITE, client)
+        self._charge(pieces, timeline.write_host)
+        for host, length in pieces:
+            if self._is_local(host):
+                self._memory.clear(host - self._memory.host_base, length)
+            else:
+                ctypes.memset(host, 0, length)
+
     def copy(self, source: int, target: int, size: int, client: Client, timeline: Timeline) -> None:
         """Move bytes from one virtual address to another."""
         inward = self.runs(source, size, READ, client)
