@@ -26,6 +26,7 @@ class Settings:
     device: str = _setting("EXOSUIT_DEVICE", "auto", "the device that commands use")
     threads: str = _setting("EXOSUIT_THREADS", "", "worker threads of the cpu device")
     api_key: str = _setting("EXOSUIT_API_KEY", "", "what clients of the server must show")
+    ollama_models: str = _setting("OLLAMA_MODELS", "", "Ollama's models, for  exosuit import")
     cpu_features: str = _setting(
         "EXOSUIT_CPU", "", "pretend to be this x86 level: avx2, avx512, avx512vnni (for comparison)"
     )

@@ -35,6 +35,7 @@ COMMANDS = {
     "plan": ("plan", "does a model fit, where does it go, how fast will it be"),
     "models": ("models", "the models in the store"),
     "pull": ("models", "fetch a model into the store"),
+    "import": ("models", "use the models of Ollama and LM Studio where they lie"),
     "show": ("models", "what a model is made of"),
     "rm": ("models", "remove models from the store"),
     "serve": ("serve", "serve models to other programs"),

@@ -1,4 +1,4 @@
-"""`exosuit models`, `pull`, `show` and `rm`: the model store."""
+"""`exosuit models`, `pull`, `import`, `show` and `rm`: the model store."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from exosuit.cli import render
 from exosuit.cli.command import Subparsers, add_command
-from exosuit.errors import CorruptFile
+from exosuit.errors import CorruptFile, ExosuitError, ModelNotFound, UsageError
 from exosuit.settings import Settings
 from exosuit.units import human_bytes
 
 if TYPE_CHECKING:
+    from exosuit.models.foreign import Found
     from exosuit.models.gguf import Tensor
     from exosuit.models.store import Record, Store
 
@@ -45,6 +46,21 @@ def register(subparsers: Subparsers[Any]) -> None:
     pull.add_argument("--name", help="what to call it (default: made from the source)")
     pull.add_argument("--link", action="store_true", help="link a local file, do not copy it")
 
+    bring = add_command(
+        subparsers, "import", "Use the models of Ollama and LM Studio where they lie.",
+        "exosuit import ollama", json=True,
+    )  # fmt: skip
+    bring.description = (
+        "Use the models that Ollama and LM Studio have fetched, without copying them: the store"
+        " gets links, and  exosuit rm  removes the links alone."
+    )
+    bring.add_argument("program", nargs="?", choices=("ollama", "lmstudio"), help="default: both")
+    bring.add_argument("names", nargs="*", metavar="MODEL", help="default: all")
+    bring.add_argument(
+        "--from", dest="folder", type=Path, metavar="FOLDER", help="where they lie, if not as usual"
+    )
+    bring.add_argument("--dry-run", action="store_true", help="only show what there is")
+
     show = add_command(
         subparsers, "show", "Show what a model is made of.", "exosuit show smollm2", json=True
     )
@@ -65,6 +81,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
             return _known(arguments) if arguments.known else _models(arguments, store)
         case "pull":
             return _pull(arguments, store)
+        case "import":
+            return _import(arguments, store, settings)
         case "show":
             return _show(arguments, store)
         case _:
@@ -79,12 +97,19 @@ def _models(arguments: argparse.Namespace, store: Store) -> int:
         except CorruptFile as problem:  # one bad record must not hide the other models
             render.error(problem)
     if arguments.json:
-        render.document({"store": str(store.root), "models": [as_json(r) for r in records]})
+        models = [as_json(record, store) for record in records]
+        render.document({"store": str(store.root), "models": models})
     elif records:
         render.table(
             ("name", "size", "architecture", "licence", "from"),
             [
-                (r.name, human_bytes(r.size_bytes), r.architecture, r.licence or "?", r.source)
+                (
+                    r.name,
+                    human_bytes(r.size_bytes),
+                    r.architecture,
+                    r.licence or "?",
+                    f"{r.source} (linked)" if store.links(r.name) else r.source,
+                )
                 for r in records
             ],
         )
@@ -119,11 +144,71 @@ def _pull(arguments: argparse.Namespace, store: Store) -> int:
         arguments.source, store, name=arguments.name, link=arguments.link, progress=render.Bar()
     )
     if arguments.json:
-        render.document(as_json(record) | {"path": str(store.find(record.name))})
+        render.document(as_json(record, store) | {"path": str(store.find(record.name))})
     else:
         render.text(f"{record.name}  {human_bytes(record.size_bytes)}  {store.find(record.name)}")
         render.note(f"sha256 {record.sha256}, licence {record.licence or 'not stated'}")
     return 0
+
+
+def _import(arguments: argparse.Namespace, store: Store, settings: Settings) -> int:
+    from exosuit.models.foreign import PROGRAMS, Passed, bring, look, usual_folders
+
+    programs = (arguments.program,) if arguments.program else PROGRAMS
+    if arguments.folder is not None:
+        if arguments.program is None:
+            raise UsageError(
+                "--from does not say whose folder it is",
+                cause="Ollama and LM Studio keep their models differently",
+                next=f"exosuit import ollama --from {arguments.folder}",
+            )
+        places = [(arguments.program, arguments.folder.expanduser())]
+    else:
+        home, theirs = Path.home(), settings.ollama_models
+        places = [(p, place) for p in programs for place in usual_folders(p, home, theirs)]
+    if not places:
+        raise ModelNotFound(
+            f"there is no folder of {' or '.join(programs)} here",
+            cause="it is not installed, belongs to another user, or keeps its models elsewhere",
+            next="exosuit import ollama --from FOLDER",
+        )
+    found = [entry for program, place in places for entry in look(program, place)]
+    wanted = {name.lower() for name in arguments.names}
+    if wanted:
+        found = [e for e in found if not wanted.isdisjoint(_called(e))]
+    taken: list[dict[str, Any]] = []
+    passed: list[dict[str, str]] = []
+    for entry in found:
+        if isinstance(entry, Passed):
+            passed.append({"label": entry.label, "why": entry.why})
+        elif arguments.dry_run:
+            row = {"name": entry.name, "source": entry.source, "linked_to": [str(entry.path)]}
+            taken.append(row)
+        else:
+            try:
+                taken.append(as_json(bring(entry, store), store))
+            except ExosuitError as problem:  # the others are still brought
+                passed.append({"label": entry.label, "why": f"{problem.what}; {problem.cause}"})
+    if arguments.json:
+        render.document({"models": taken, "passed": passed})
+    else:
+        render.table(
+            ("name", "from", "file"),
+            [(row["name"], row["source"], row["linked_to"][0]) for row in taken],
+        )
+        for row in passed:
+            render.note(f"not taken: {row['label']}: {row['why']}")
+        if not found:
+            render.note(f"no models in {', '.join(str(place) for _, place in places)}")
+    return 0 if taken or not passed else 1
+
+
+def _called(entry: Found) -> set[str]:
+    """All that a user may call it."""
+    from exosuit.models.foreign import Foreign
+
+    names = {entry.label.lower(), entry.label.lower().removesuffix(":latest")}
+    return names | {entry.name} if isinstance(entry, Foreign) else names
 
 
 def _show(arguments: argparse.Namespace, store: Store) -> int:
@@ -208,6 +293,13 @@ def _remove(arguments: argparse.Namespace, store: Store) -> int:
     return 0
 
 
-def as_json(record: Record) -> dict[str, Any]:
-    """A record as `models --json` and `pull --json` print it."""
-    return asdict(record) | {"size_bytes": record.size_bytes, "sha256": record.sha256}
+def as_json(record: Record, store: Store) -> dict[str, Any]:
+    """A record as `models --json` and `pull --json` print it.
+
+    linked_to  the files of another program or folder that a linked model is made of
+    """
+    return asdict(record) | {
+        "size_bytes": record.size_bytes,
+        "sha256": record.sha256,
+        "linked_to": [str(path) for path in store.links(record.name)],
+    }

@@ -116,17 +116,36 @@ class Store:
             )
         return path
 
-    def add(self, path: Path, name: str, *, link: bool = False) -> Record:
+    def links(self, name: str) -> list[Path]:
+        """The files elsewhere that a linked model is made of; empty for one that lies here."""
+        folder = self.root / checked_name(name)
+        paths = [folder / part.file for part in self.record(name).files]
+        return [path.resolve() for path in paths if path.is_symlink()]
+
+    def add(
+        self,
+        path: Path,
+        name: str,
+        *,
+        link: bool = False,
+        source: str | None = None,
+        licence: str = "",
+        sha256: str | None = None,
+    ) -> Record:
         """Copy (or link) a GGUF file into the store under `name`.
 
         Of a split model `path` is the first part; the others are taken from beside it.
+
+        source  where it comes from, if not from that path
+        sha256  what the only file must have; CorruptFile otherwise
         """
         name = checked_name(name)
         parts = split_parts(path)
+        source = source or str(path.resolve())
         with self.lock(name):
             if name in self:
                 raise name_taken(self.record(name))
-            incoming = self.incoming(name, source=str(path.resolve()))
+            incoming = self.incoming(name, source=source)
             for number, part in enumerate(parts, 1):
                 target = incoming / file_name(name, number, len(parts))
                 target.unlink(missing_ok=True)  # of an earlier try
@@ -134,7 +153,8 @@ class Store:
                     target.symlink_to(part.resolve())
                 else:
                     _copy(part, target)
-            return self.commit(name, source=str(path.resolve()))
+            known = _checked_hash(path, incoming, sha256) if sha256 else {}
+            return self.commit(name, source=source, licence=licence, sha256=known)
 
     def commit(
         self,
@@ -308,6 +328,21 @@ def sha256_of(path: Path) -> str:
     """In hex, read in pieces."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _checked_hash(path: Path, incoming: Path, expected: str) -> dict[str, str]:
+    """The hash of the one file in `incoming`, which is thrown away if it is another."""
+    (gathered,) = incoming.glob("*.gguf")
+    found = sha256_of(gathered)
+    if found != expected:
+        shutil.rmtree(incoming)
+        raise CorruptFile(
+            f"{path} has the wrong hash: sha256 {found}",
+            cause=f"expected {expected}; the file was damaged or replaced",
+            next="fetch it again with the program that it belongs to",
+            path=str(path),
+        )
+    return {gathered.name: found}
 
 
 def _copy(source: Path, target: Path) -> None:
