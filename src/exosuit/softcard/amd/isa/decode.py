@@ -53,6 +53,9 @@ _WITH_SCALAR_RESULT = frozenset({
 _FROM_VECTOR, _TO_VECTOR = 384, 412
 _SCALAR_JUMPS = frozenset({"s_setpc_b64", "s_swappc_b64", "s_rfe_b64", "s_call_b64"})
 _ENDS = frozenset({"s_endpgm", "s_branch", "s_trap", "s_sethalt", ""}) | _SCALAR_JUMPS
+_ILLEGAL = "v_illegal"  # how zeros read
+_MOST_INSTRUCTIONS = 1 << 16
+"""Longer code is taken for memory that holds none, and ends there."""
 _PAUSES = frozenset({"s_barrier", "s_sleep"})
 
 
@@ -136,6 +139,8 @@ def decode(fetch: Fetch) -> dict[int, Block]:
         address = pending.pop()
         while address not in instructions:
             made = decode_one(fetch, address)
+            if len(instructions) >= _MOST_INSTRUCTIONS:
+                made = Instruction(address, made.dwords)
             instructions[address] = made
             if (target := made.branch) is not None:
                 leaders |= {target, made.end}
@@ -196,6 +201,8 @@ class _Reader:
 
     def finish(self, table: str, op: int, word: Encoding, **fields: object) -> Instruction:
         name = opcodes()[table].get(op, "")
+        if name == _ILLEGAL:
+            name = ""
         if table == "VOP3" and op == _TO_VECTOR:
             name = "v_mov_b16"  # LLVM 19 does not know this long form yet
         dwords = tuple(self.dwords)

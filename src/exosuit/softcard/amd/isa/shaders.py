@@ -41,7 +41,7 @@ from exosuit.softcard.amd.isa.wave import FloatMode
 
 READ, WRITE, EXECUTE = 1, 2, 4
 PAGE = 4096
-BUDGET = 1 << 36
+BUDGET = 1 << 34
 """Instructions times lanes that one wave may run: tens of seconds of the host."""
 _SLICE = 1 << 22
 _GENERATION = "gfx11"

@@ -90,7 +90,7 @@ def test_every_opcode_of_the_table(tmp_path, monkeypatch):
             half = made.duals[table == "VOPDY"]
             assert half.name == plain(name).replace("v_dual_", "v_")
         else:
-            assert made.name == plain(name)
+            assert made.name == plain(name).replace("v_illegal", "")
         seen.setdefault(table, set()).add(op)
     assert {table: set(rows) for table, rows in tables.items()} == seen
     assert sum(len(rows) for rows in tables.values()) > 1300
