@@ -60,6 +60,10 @@ class AmdCard(SoftCard):
     Local memory is as large as sold unless the options say otherwise; it is real only where it is
     touched. The window on it is 256 MiB until somebody resizes it; a window that the options give
     stays as it is, as on hosts that cannot resize.
+
+    late  engines do not look at a doorbell before the host reads something or pauses, and then the
+          one that was rung last begins: nothing is done in the order in which it was asked for
+          unless the driver makes it so
     """
 
     def __init__(self, chip: Chip, options: Options | None = None) -> None:
@@ -75,6 +79,8 @@ class AmdCard(SoftCard):
         for block, bases, prefix in placed_blocks(found):
             registers.declare(block, bases, prefix)
         self.mode1_resets = 0
+        self.late = False
+        self._rung_last: ComputeQueue | Sdma | None = None
         self._slice = Slice()
         self.caches = Caches(self.refuse)
         self._compute_time: list[Timeline] = []
@@ -159,7 +165,9 @@ class AmdCard(SoftCard):
         write_discovery(chip, self.memory)
 
     def begin_write(self, bar: int, size: int) -> bool:
+        held, self.waiting = self.waiting, self.waiting and not self.late
         arrives = super().begin_write(bar, size)
+        self.waiting = self.waiting or held
         if arrives and bar == MEMORY_BAR:
             self.nbio.wrote_memory()
             self.caches.foreign_write()
@@ -175,15 +183,26 @@ class AmdCard(SoftCard):
         moved = True
         while moved:
             moved = False
-            for queue in list(self.compute.queues.values()):
-                if queue.run() and not queue.paused:
+            for engine in self._in_turn():
+                if engine.run() and not engine.paused:
                     moved = True
-                    self._others_wait_for(queue.timeline)
-            if self.sdma.run():
-                moved = True
-                self._others_wait_for(self.sdma.timeline)
+                    self._others_wait_for(engine.timeline)
         queues = self.compute.queues.values()
         return self.sdma.waiting or any(q.waiting or q.paused for q in queues)
+
+    def _in_turn(self) -> list[ComputeQueue | Sdma]:
+        """Every engine, in the order in which they begin."""
+        engines: list[ComputeQueue | Sdma] = [*self.compute.queues.values(), self.sdma]
+        if self.late:
+            engines.sort(key=lambda engine: engine is not self._rung_last)
+        return engines
+
+    def _rung(self, engine: ComputeQueue | Sdma) -> None:
+        self._rung_last = engine
+        if self.late:
+            self.waiting = True
+        else:
+            self.run()
 
     def _before_copy(self) -> None:
         if all(queue.execution.is_idle for queue in self.compute.queues.values()):
@@ -257,7 +276,7 @@ class AmdCard(SoftCard):
                 self.refuse(f"a doorbell in slot {slot} while {reason}")
                 return
             self.sdma.ring_doorbell(value)
-            self.run()
+            self._rung(self.sdma)
             return
         queue = self.compute.find(slot)
         if queue is None:
@@ -275,7 +294,7 @@ class AmdCard(SoftCard):
             self.refuse(f"a doorbell in slot {slot} while {reason}")
             return
         queue.ring_doorbell(value)
-        self.run()
+        self._rung(queue)
 
     def _why_deaf(self, slot: int, entries: tuple[int, ...]) -> str:
         if not self.nbio.hears(slot, entries):

@@ -596,6 +596,32 @@ def test_a_copy_pointer_that_goes_back_is_refused(hands: Hands):
         hands.doorbells.write64(8 * SDMA_SLOT, 4)
 
 
+# Order.
+
+
+def test_a_late_card_begins_with_what_was_asked_last():
+    """Without a wait between the queues, the copy brings what was there before the write."""
+    for waits in (False, True):
+        hands = make()
+        hands.boot()
+        card_of(hands).late = True
+        copy = sdma.CopyLinear.build(count=sdma.CopyCount(count=3), source=DATA, target=DATA + 8)
+        poll = sdma.PollRegMem.build(
+            address=DATA + 64,
+            reference=1,
+            mask=0xFFFF_FFFF,
+            retry=sdma.PollRetry(retry_count=0xFFF),
+        )
+        poll.header = sdma.Header(
+            sdma.PollHeader(op=sdma.Opcode.POLL_REGMEM, func=pm4.Compare.EQUAL, mem_poll=True)
+        )
+        hands.compute(write(DATA, 0x77), release(DATA + 64, 1))
+        hands.copy(*[poll] if waits else [], copy)
+        assert card_of(hands).waiting
+        assert hands.memory.read32(AT + 8) == (0x77 if waits else 0)
+        assert not card_of(hands).waiting
+
+
 # Virtual time.
 
 
