@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -53,7 +54,9 @@ def router() -> APIRouter:
         """A text's tokens."""
         async with await service_of(request).open(body.model) as model:
             tokenizer = model.tokenizer
-            ids = tokenizer.encode(body.content, body.add_special, body.parse_special)
+            ids = await asyncio.to_thread(
+                tokenizer.encode, body.content, body.add_special, body.parse_special
+            )
         if not body.with_pieces:
             return Tokenized(tokens=ids)
         return Tokenized(
@@ -74,7 +77,8 @@ def router() -> APIRouter:
                     cause=f"ids are 0 to {size - 1}",
                     next="ask /tokenize of the same model",
                 )
-            return Detokenized(content=model.tokenizer.decode(body.tokens, special=True))
+            text = await asyncio.to_thread(model.tokenizer.decode, body.tokens, special=True)
+            return Detokenized(content=text)
 
     return room
 
