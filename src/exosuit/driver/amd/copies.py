@@ -44,6 +44,7 @@ class Copies:
         self._staging = staging
         self._staged_at = staged_at
         self._value = 0
+        self._finished = 0
         self._used = [0] * SLOTS
         self._next = 0
 
@@ -111,10 +112,14 @@ class Copies:
         self._waiting.until(lambda seen: fits(), "earlier copies")
 
     def _wait(self, value: int) -> None:
+        if value <= self._finished:
+            return
+
         def reached(seen: Seen) -> bool:
             return has_passed(seen.copy, value)
 
         self._waiting.until(reached, "a copy")
+        self._finished = value
 
 
 def copy(source: int, target: int, size: int) -> bytes:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ class AmdDevice:
         self._scratch: dict[int, Scratch] = {}
         self._value = 0
         self._closed = False
+        # What was collected: appended to at any moment, by any thread; given back when it suits.
+        self._dropped: deque[Allocation] = deque()
 
     @classmethod
     def boot(cls, link: PciFunction, card: Card) -> AmdDevice:
@@ -77,6 +80,7 @@ class AmdDevice:
         self, size_bytes: int, name: str, sparse: bool = False, host: bool = False
     ) -> Buffer:
         self._check_open()
+        self._sweep()
         if host:
             return self._buffer(self._take_host(size_bytes, name))
         allocation = self.card.memory.take(size_bytes, name)
@@ -86,14 +90,13 @@ class AmdDevice:
 
     def free(self, buffer: Buffer) -> None:
         """Give memory back; what is queued with it is waited for."""
-        allocation: Allocation | None = buffer.owner
-        if allocation is None or self._closed:
+        held: _Held | None = buffer.owner
+        if held is None or self._closed:
             return
         buffer.owner = None
         buffer.size_bytes = 0
-        if self.card.waiting.problem is None:
-            self.card.copies.finish()
-        self.card.memory.give(allocation)
+        held.let_go()
+        self._give(held.allocation)
 
     def host_view(self, region: Region, dtype: DTypeLike) -> NDArray[Any] | None:
         allocation = self._of(region)
@@ -131,6 +134,7 @@ class AmdDevice:
     def prepare(self, launches: Sequence[Launch]) -> AmdReplay:
         """Raises KernelError for programs of other targets, or that want what the card lacks."""
         self._check_open()
+        self._sweep()
         live = [launch for launch in launches if launch.groups > 0]
         placed = [self._place(launch) for launch in live]
         offsets, arguments = lay_out(live)
@@ -186,11 +190,9 @@ class AmdDevice:
         )
         waiting.until(reached, "a graph")
 
-    def release(self, memory: Allocation) -> None:
-        """Give back a replay's memory, if the card is still ours."""
-        if not self._closed:
-            with contextlib.suppress(LinkError):
-                self.card.memory.give(memory)
+    def drop(self, allocation: Allocation) -> None:
+        """Note memory that nobody holds any more; safe wherever the collector may run."""
+        self._dropped.append(allocation)
 
     def close(self) -> None:
         if self._closed:
@@ -200,6 +202,15 @@ class AmdDevice:
             self.card.stop()
         finally:
             self.link.close()
+
+    def _sweep(self) -> None:
+        while self._dropped:
+            self._give(self._dropped.popleft())
+
+    def _give(self, allocation: Allocation) -> None:
+        if self.card.waiting.problem is None:
+            self.card.copies.finish()
+        self.card.memory.give(allocation)
 
     def _place(self, launch: Launch) -> Placed:
         """The program in the card's memory, put there on first use."""
@@ -280,18 +291,34 @@ class AmdDevice:
 
     def _of(self, region: Region) -> Allocation:
         self._check_open()
-        allocation: Allocation | None = region.buffer.owner
-        assert allocation is not None, f"{region.buffer.name} has been freed"
-        return allocation
+        held: _Held | None = region.buffer.owner
+        assert held is not None, f"{region.buffer.name} has been freed"
+        return held.allocation
 
-    @staticmethod
-    def _buffer(allocation: Allocation) -> Buffer:
-        return Buffer(allocation.name, allocation.address, allocation.size, owner=allocation)
+    def _buffer(self, allocation: Allocation) -> Buffer:
+        """A buffer over it. Local memory whose buffer is collected comes back by itself."""
+        held = _Held(allocation)
+        buffer = Buffer(allocation.name, allocation.address, allocation.size, owner=held)
+        if allocation.host is None:
+            held.let_go = weakref.finalize(buffer, self.drop, allocation).detach
+        return buffer
 
     def _check_open(self) -> None:
         assert not self._closed, "used after close"
         if self.card.waiting.problem is not None:
             raise self.card.waiting.problem
+
+
+class _Held:
+    """The memory of a buffer that has not been freed."""
+
+    def __init__(self, allocation: Allocation) -> None:
+        self.allocation = allocation
+        self.let_go: Callable[[], object] = _nothing
+
+
+def _nothing() -> None:
+    """Host memory may be looked at by arrays that outlive its buffer, so it waits for `free`."""
 
 
 class AmdReplay:
@@ -303,7 +330,7 @@ class AmdReplay:
         self._device = device
         self._launches = tuple(launches)
         self._packets = packets
-        self._finalizer = weakref.finalize(self, device.release, memory)
+        self._finalizer = weakref.finalize(self, device.drop, memory)
 
     def run(self) -> None:
         assert self._finalizer.alive, "replayed after close"

@@ -203,12 +203,12 @@ def test_faults_end_in_three_lines(fault: str, error, words: str, cache: Path):
 
 def test_too_little_memory_says_what_takes_it():
     device = boot(make())
-    device.allocate(60 << 20, "weights of layer 1")
-    device.allocate(3 << 20, "cache")
+    held = [device.allocate(60 << 20, "weights of layer 1"), device.allocate(3 << 20, "cache")]
     with pytest.raises(DoesNotFit, match="logits") as caught:
         device.allocate(200 << 20, "logits")
     assert "weights of layer 1 60 MiB, cache 3 MiB" in caught.value.cause
     assert caught.value.fields["free"] < device.memory_bytes - (63 << 20)
+    assert [buffer.size_bytes for buffer in held] == [60 << 20, 3 << 20]
     device.close()
 
 
@@ -223,4 +223,19 @@ def test_an_oversized_group_is_refused(cache: Path):
     with pytest.raises(KernelError, match="2048 lanes"):
         device.prepare([launch])
     assert len(device.card.memory.named()) == len(free) + 1  # the program stays, nothing else
+    device.close()
+
+
+def test_what_is_collected_comes_back(cache: Path):
+    """Buffers and replays that nobody holds, although nobody freed them."""
+    device = boot(make(cache=cache))
+    cells = device.allocate(4 * CELLS, "cells")
+    launch = Launch(program(device, fill), 1, (cells.region(), 7), False)
+    device.prepare([launch]).run()
+    for _ in range(20):
+        device.allocate(50 << 20, "dropped")  # five of them are more than the card has
+        device.prepare([launch]).run()
+    names = [name for name, _, _ in device.card.memory.named()]
+    assert names.count("dropped") <= 1
+    assert names.count("replay") <= 1
     device.close()
