@@ -8,9 +8,10 @@ the device was lost everybody is told so at once.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -25,6 +26,9 @@ from exosuit.units import GiB, MiB
 
 LOST = (CardError, LinkError)
 """What a device raises when it can no longer be trusted."""
+
+FORGIVEN_AFTER_S = 60.0
+"""A lost device is tried again by a model that is loaded so much later."""
 
 CARD_RESERVE_BYTES = 768 * MiB
 HOST_RESERVE_BYTES = 2 * GiB
@@ -68,6 +72,7 @@ class SharedDevice:
         self.device = device
         self.used_bytes = 0
         self.problem: ExosuitError | None = None
+        self.lost_at = 0.0
         self.turns = Turns()
         # Asked for once: a lost card cannot be asked.
         self.name = device.name
@@ -96,8 +101,12 @@ class SharedDevice:
             try:
                 yield self.device
             except LOST as problem:
-                self.problem = problem
+                self.lose(problem)
                 raise
+
+    def lose(self, problem: ExosuitError) -> None:
+        """It can no longer be trusted, for this reason."""
+        self.problem, self.lost_at = problem, time.monotonic()
 
     @contextmanager
     def leaving(self) -> Generator[Device | None]:
@@ -106,12 +115,12 @@ class SharedDevice:
             try:
                 yield None if self.problem is not None else self.device
             except LOST as problem:
-                self.problem = problem
+                self.lose(problem)
 
     def close(self) -> None:
-        with self.leaving() as device:
-            if device is not None:
-                device.close()
+        """Also of a lost one: its lock and its link go, so that it can be opened again."""
+        with self.turns, suppress(*LOST):
+            self.device.close()
 
 
 class Lease:
@@ -203,7 +212,7 @@ class Devices:
         self._opener = opener
         self._guard = threading.Lock()
         self._open: dict[str, SharedDevice] = {}
-        self._failed: dict[str, ExosuitError] = {}
+        self._failed: dict[str, tuple[ExosuitError, float]] = {}
 
     def usable(self) -> list[str]:
         """Names of devices that were not lost, best first."""
@@ -221,7 +230,7 @@ class Devices:
                 except CardBusy:  # its owner may leave
                     raise
                 except LOST as problem:
-                    self._failed[name] = problem
+                    self._failed[name] = problem, time.monotonic()
                     raise
             return self._open[name]
 
@@ -229,12 +238,17 @@ class Devices:
         """Why the best device is not used; None if it is fine."""
         return self._problem(self._names[0])
 
-    def forgive(self) -> None:
-        """Try lost devices again when they are next asked for: a cable may be back."""
+    def forgive(self, after_s: float | None = None) -> None:
+        """Try again, when next asked for, what was lost so long ago: a cable may be back."""
+        before = time.monotonic() - (FORGIVEN_AFTER_S if after_s is None else after_s)
         with self._guard:
-            self._failed.clear()
-            for name in [n for n, device in self._open.items() if device.problem is not None]:
-                del self._open[name]
+            for name, (_, lost_at) in list(self._failed.items()):
+                if lost_at <= before:
+                    del self._failed[name]
+            for name, device in list(self._open.items()):
+                if device.problem is not None and device.lost_at <= before:
+                    del self._open[name]
+                    device.close()
 
     def describe(self) -> list[DeviceInfo]:
         rows: list[DeviceInfo] = []
@@ -260,5 +274,5 @@ class Devices:
             self._open.clear()
 
     def _problem(self, name: str) -> ExosuitError | None:
-        device = self._open.get(name)
-        return self._failed.get(name) or (device.problem if device else None)
+        device, failed = self._open.get(name), self._failed.get(name)
+        return failed[0] if failed else device.problem if device else None

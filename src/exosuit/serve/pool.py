@@ -272,6 +272,7 @@ class Pool:
         """
         with self._loading:
             need = _footprint(info)
+            self.devices.forgive()
             problems: list[ExosuitError] = []
             preferred = self._preferred.get(info.name)
             for name in sorted(self.devices.usable(), key=lambda name: name != preferred):

@@ -123,10 +123,17 @@ def test_devices_are_opened_once_set_aside_when_lost_and_forgiven():
         devices.get("dead")
     assert devices.get("card") is devices.get("card")
     assert opened == ["dead", "card"]
-    devices.get("card").problem = lost("card")
+    old = devices.get("card")
+    closed: list[str] = []
+    old.device.close = lambda: closed.append("card")
+    old.lose(lost("card"))
     assert devices.usable() == ["cpu"]
     assert [row.state for row in devices.describe()] == ["lost", "lost", "closed"]
     devices.forgive()
+    assert devices.usable() == ["cpu"], "that was just now"
+    assert closed == []
+    devices.forgive(after_s=0)
+    assert closed == ["card"], "or its lock would be in our own way"
     assert devices.usable() == ["dead", "card", "cpu"]
     devices.get("card")
     devices.get("cpu")

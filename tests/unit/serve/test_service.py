@@ -14,6 +14,7 @@ from tests.unit.serve.rooms import GREEDY, FailingDevice, Rooms, answer, cpu, lo
 
 from exosuit.engine.request import Request
 from exosuit.errors import (
+    CardBusy,
     CardHung,
     ContextFull,
     CorruptFile,
@@ -411,6 +412,47 @@ def test_a_device_lost_while_loading_or_booting_is_passed_over(rooms):
     service = rooms.service(devices=["dead", "dying", "cpu"], opener=bench)
     assert serve(service, work) == rooms.alone(request(1))
     assert bench.opened == ["dead", "dying", "cpu"]
+
+
+def test_a_device_that_another_process_holds_is_waited_for(rooms):
+    """As a server that takes over does, until the old one has finished."""
+    asked = 0
+
+    def opener(name):
+        nonlocal asked
+        asked += 1
+        if name == "card" and asked < 4:
+            raise CardBusy("in use", cause="a test", next="wait")
+        return FailingDevice(name, 10**9)
+
+    async def work(service):
+        async with await service.open("") as model:
+            assert (model.device_name, asked) == ("card", 4)
+
+    serve(rooms.service(devices=["card", "cpu"], opener=opener, busy_s=10), work)
+
+
+def test_a_device_that_came_back_is_used_again(rooms, monkeypatch):
+    monkeypatch.setattr("exosuit.serve.devices.FORGIVEN_AFTER_S", 0.0)
+    opened = []
+
+    def opener(name):
+        opened.append(name)
+        return FailingDevice(name, 10**9) if name == "card" else cpu()
+
+    async def work(service):
+        async with await service.open("") as model:
+            device = model._held.worker.loaded.device._shared.device
+            device.left = 0
+            assert await answer(model.generate(request(1))) == rooms.alone(request(1))
+        await service.unload("")
+        async with await service.open("") as model:
+            assert model.device_name == "card"
+            return await answer(model.generate(request(2)))
+
+    service = rooms.service(devices=["card", "cpu"], opener=opener)
+    assert serve(service, work) == rooms.alone(request(2))
+    assert opened.count("card") >= 2
 
 
 def test_every_model_of_a_lost_device_moves(rooms):
