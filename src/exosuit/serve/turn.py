@@ -120,7 +120,7 @@ def ask_chat(model: ServedModel, conversation: Conversation, wishes: Wishes) -> 
         template,
         messages,
         [tool.for_template() for tool in tools],
-        **variables | dict(conversation.variables),
+        variables | dict(conversation.variables),
     )
     segments = (*rendered.segments, Segment(begun)) if begun else rendered.segments
     marks = marks_of(template.source)

@@ -39,7 +39,7 @@ TEXTUAL = (  # DeepSeek's joins the arguments as text
 
 
 def rendered(source: str, messages: Any = CONVERSATION, tools: Any = (TOOL,), **more: Any) -> str:
-    return render_conversation(ChatTemplate(source), messages, tools, **more).text
+    return render_conversation(ChatTemplate(source), messages, tools, more).text
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,9 @@ def test_faults_stay_faults() -> None:
         rendered(HERMES + "{{ 1 / 0 }}")
     with pytest.raises(RequestError):
         rendered("{{ tools }}{{ raise_exception('no') }}" + PLAIN)
+
+
+@pytest.mark.parametrize("name", ["messages", "now", "self", "bos_token", "add_generation_prompt"])
+def test_names_of_the_templates_own_cannot_be_given(name: str) -> None:
+    with pytest.raises(RequestError, match=name):
+        render_conversation(ChatTemplate(PLAIN), CONVERSATION[:2], (), {"x": 1, name: "y"})

@@ -224,6 +224,14 @@ def test_images_and_files_are_refused_by_name(service: ScriptedService) -> None:
         assert "not supported" in answer.text
 
 
+def test_variables_of_the_template_are_only_its_own(service: ScriptedService) -> None:
+    ask = client(service)
+    for name in ("messages", "template", "now", "self", "tools", "bos_token", "x", ""):
+        body = {"messages": HELLO, "chat_template_kwargs": {name: "y"}}
+        expected = 200 if name in ("template", "x", "") else 400
+        assert ask("/v1/chat/completions", body).status == expected, name
+
+
 def test_keep_alive_and_context_reach_the_service(service: ScriptedService) -> None:
     ask = client(service)
     body = {"model": "toy", "messages": HELLO, "stream": False}

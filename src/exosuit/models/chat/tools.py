@@ -11,17 +11,23 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from exosuit.errors import TemplateFailed
+from exosuit.errors import RequestError, TemplateFailed
 from exosuit.models.chat.template import ChatTemplate, Prompt
 
 Message = Mapping[str, Any]
+
+RESERVED = frozenset(
+    {"messages", "tools", "add_generation_prompt", "now", "self", "strftime_now"}
+    | {"bos_token", "eos_token"}
+)
+"""Names that nobody else may give to a template."""
 
 
 def render_conversation(
     template: ChatTemplate,
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] = (),
-    **variables: Any,
+    variables: Mapping[str, Any] | None = None,
 ) -> Prompt:
     """The prompt of a conversation that may offer tools and hold calls and their results.
 
@@ -29,9 +35,15 @@ def render_conversation(
                "arguments": object}}], "tool_call_id", "name"}], the last four where they apply
     tools      [{"type": "function", "function": {"name", "description", "parameters"}}]
     variables  further names for the template; those of value None are left out
-    Raises as `ChatTemplate.render` does.
+    Raises as `ChatTemplate.render` does, and RequestError for a name that is the template's own.
     """
-    given = {name: value for name, value in variables.items() if value is not None}
+    given = {name: value for name, value in (variables or {}).items() if value is not None}
+    for name in given.keys() & RESERVED:
+        raise RequestError(
+            f"a request may not set {name!r} for the chat template",
+            cause="the conversation itself says what it is",
+            next="leave it out, or use the request's own field",
+        )
     speaks_of_tools = bool(tools) or any(
         message.get("tool_calls") or message.get("role") == "tool" for message in messages
     )

@@ -44,14 +44,6 @@ def conversation_of(body: ChatRequest) -> Conversation:
     if body.reasoning_effort is not None:
         think = body.reasoning_effort != "none" if think is None else think
         variables.setdefault("reasoning_effort", body.reasoning_effort)
-    for name in ("messages", "tools", "add_generation_prompt"):
-        if name in variables:
-            raise Refusal(
-                f"chat_template_kwargs may not set {name!r}",
-                param="chat_template_kwargs",
-                cause="the server sets it from the request itself",
-                next="use the request's own field",
-            )
     choice = body.tool_choice
     tools = tools_of(body.tools or [])
     if isinstance(choice, NamedChoice) and choice.allowed_tools is not None:
