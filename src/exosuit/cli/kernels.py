@@ -11,6 +11,7 @@ import ast
 import difflib
 import inspect
 import pkgutil
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,11 @@ def register(subparsers: Subparsers[Any]) -> None:
     parser.add_argument(
         "--target", default="host", help="what to compile for: host (default), gfx1100, sm_90, ..."
     )
+    parser.add_argument(
+        "--summary", action="store_true",
+        help="of an AMD target: what the code of each op consists of, and its share of bandwidth",
+    )  # fmt: skip
+    parser.add_argument("--report", metavar="FILE", help="write that as a page (Markdown)")
     parser.add_argument("--asm", action="store_true", help="print the kernel's assembly")
     parser.add_argument("--out", metavar="FOLDER", help="write the compiled code there")
     parser.add_argument(
@@ -50,6 +56,9 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
     del settings
     target, kernels = Target.named(arguments.target), _kernels()
+    if arguments.summary or arguments.report:
+        _summary(target, arguments)
+        return 0
     if arguments.kernel is None:
         if arguments.asm or arguments.out or arguments.static:
             raise UsageError(
@@ -115,6 +124,25 @@ def _list(kernels: list[Kernel], target: Target, as_json: bool) -> None:
         ],
     )  # fmt: skip
     render.note(f"{target.name} can: {', '.join(sorted(target.capabilities)) or 'nothing special'}")
+
+
+def _summary(target: Target, arguments: argparse.Namespace) -> None:
+    from exosuit.cli import kernel_report
+
+    if target.family != "amdgpu" or target.has("wmma_gfx12") or arguments.kernel is not None:
+        raise UsageError(
+            f"there is no summary of {arguments.kernel or target.name}",
+            cause="it is made for all kernels of a gfx11 target, whose code exosuit can read",
+            next="exosuit kernels --target gfx1100 --summary",
+        )
+    found = kernel_report.reports(target)
+    if arguments.report:
+        _write(Path(arguments.report), kernel_report.page(target, found).encode())
+    if arguments.json:
+        document = {"target": target.name, "card": kernel_report.CHIP}
+        render.document({**document, "launches": [asdict(each) for each in found]})
+    elif not arguments.report:
+        render.table(kernel_report.HEADINGS, [kernel_report.row(each) for each in found])
 
 
 def _row(kernel: Kernel, target: Target) -> dict[str, Any]:

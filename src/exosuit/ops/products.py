@@ -167,7 +167,8 @@ class GpuProducts(Products):
         if isinstance(format, FloatFormat):
             size = min(_power_of_two(tokens), 8)
             return Product(matmul_float_gpu, Tile(size, groups), size)
-        if tokens > MOST_TILE and self._has_unit(format):
+        # Of more than 8 tokens the dots of two panels do not fit into the registers.
+        if tokens > (8 if gated else MOST_TILE) and self._has_unit(format):
             # Registers hold the sums of 32 tokens for a panel, and of 16 for two.
             size = 32 if tokens % 32 == 0 and not gated else 16
             return Product(matmul_tiles, Tile(size, groups), 1, TILE_WAVES)

@@ -50,6 +50,7 @@ from exosuit.ops.matmul import Tile
 
 WAVES = 8
 _WINDOW = 16  # dwords of activations that are loaded at once
+_BLOCKS = 4  # of one scale each, which a wave takes at a time
 
 
 @kernel(group_size=32 * WAVES)
@@ -124,15 +125,28 @@ def _multiply(
     """For each token of the tile this lane's share of a row of each panel."""
     totals = [[variable(zeros(f32)) for _ in panels] for _ in range(activation.tokens)]
     block_bytes, lane = format.block_bytes * LANE_ROWS, wave_lane()
-    for b in loop(columns // format.block, start=wave(), step=WAVES, unroll=1):
-        here = activation.of_block(b)
-        for g, panel in enumerate(panels):
-            record = Record(panel.at(b * block_bytes), lane, format.fields, streaming=True)
-            for parts, (whole, factor, constant) in zip(
-                totals, block_products(record, here, format), strict=True
-            ):
-                product = fma(whole, factor, parts[g].value)
-                parts[g].value = product if constant is None else product + constant
+
+    def turn(first: Value, count: int) -> None:
+        for b in range(count):
+            here = activation.of_block(first + b)
+            for g, panel in enumerate(panels):
+                place = panel.at(first * block_bytes).at(b * block_bytes)
+                record = Record(place, lane, format.fields, streaming=True)
+                for parts, (whole, factor, constant) in zip(
+                    totals, block_products(record, here, format), strict=True
+                ):
+                    product = fma(whole, factor, parts[g].value)
+                    parts[g].value = product if constant is None else product + constant
+
+    # Small blocks are taken some at a time, so that enough loads are under way.
+    blocks = columns // format.block
+    together = _BLOCKS if not format.has_sub_scales and activation.tokens <= 4 else 1
+    whole = blocks // (together * WAVES) * (together * WAVES)
+    for first in loop(whole, start=wave() * together, step=together * WAVES, unroll=1):
+        turn(first, together)
+    if whole < blocks:
+        for first in loop(blocks, start=wave() + whole, step=WAVES, unroll=1):
+            turn(first, 1)
     return [[part.value for part in parts] for parts in totals]
 
 
