@@ -65,6 +65,7 @@ class Turn:
     grammars  the answer's form; None where it is free
     marks     of thoughts; None where they are not looked for
     inside    the prompt ends within thoughts
+    thinks    thoughts may come before the form: the template has them, or has opened them already
     """
 
     model: ServedModel
@@ -125,13 +126,14 @@ def ask_chat(model: ServedModel, conversation: Conversation, wishes: Wishes) -> 
     segments = (*rendered.segments, Segment(begun)) if begun else rendered.segments
     marks = marks_of(template.source)
     style = style_of(template.source) if template.knows_tools else style_of("")
+    inside = marks is not None and not begun and is_open(rendered.text, marks)
     turn = Turn(
         model,
         tuple(model.tokenizer.encode_chat(segments)),
         wishes,
         marks=marks or USUAL,
-        inside=marks is not None and not begun and is_open(rendered.text, marks),
-        thinks=marks is not None and conversation.think is not False,
+        inside=inside,
+        thinks=inside or (marks is not None and conversation.think is not False),
     )
     grammars = None if wishes.form is None else grammars_of(wishes.form)
     if tools:

@@ -85,6 +85,7 @@ def test_thoughts_are_looked_for_where_the_template_opens_them(tokenizer: Tokeni
     assert not may.inside
     forbidden = Conversation(HELLO, think=False)
     assert not ask_chat(model(tokenizer, MAY_THINK), forbidden, Wishes()).thinks
+    assert ask_chat(model(tokenizer, THINKS), forbidden, Wishes()).thinks  # it does not ask us
 
 
 def test_tools_are_offered_read_and_forced(tokenizer: Tokenizer) -> None:
