@@ -22,6 +22,7 @@ from exosuit.driver.device import Device
 from exosuit.errors import ExosuitError, UnsupportedCard, UsageError
 from exosuit.link.function import PciFunction
 from exosuit.settings import Settings
+from exosuit.units import human_bytes
 
 if TYPE_CHECKING:
     from exosuit.driver.amd.firmware import FirmwareSource
@@ -98,6 +99,21 @@ def open_card(link: PciFunction, settings: Settings, progress: Progress | None =
     device = AmdDevice.boot(link, card)
     _close_at_exit(device)
     return device
+
+
+def explain_device(device: Device) -> list[str]:
+    """How the device was started, for `--explain`; nothing to tell of the host."""
+    from exosuit.driver.amd import AmdDevice
+    from exosuit.driver.boot import explain
+
+    if not isinstance(device, AmdDevice):
+        return []
+    card, crossed = device.card, device.link.counters
+    return [
+        f"found {card.found.value}, with {human_bytes(card.vram_bytes)} of memory;"
+        f" {crossed.round_trips} reads and {crossed.writes} writes so far",
+        *explain(card.reports),
+    ]
 
 
 def is_software(link: PciFunction) -> bool:

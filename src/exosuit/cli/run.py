@@ -311,6 +311,7 @@ def device_of(loaded: Model) -> str:
 
 def explain_memory(loaded: Model) -> None:
     """Where it runs, what it holds, how long it took to be ready; on stderr."""
+    from exosuit.devices import explain_device
     from exosuit.serve.remote import RemoteModel
 
     if isinstance(loaded, RemoteModel):
@@ -319,6 +320,8 @@ def explain_memory(loaded: Model) -> None:
         return
     report, device = loaded.report, loaded.device
     render.note(f"device     {device.name}: {device.target}, {device.parallel_groups} at a time")
+    for line in explain_device(device):
+        render.note(f"           {line}")
     render.note(f"model      {loaded.name}, {loaded.path}")
     render.note(f"weights    {human_bytes(report.weight_bytes)}")
     render.note(

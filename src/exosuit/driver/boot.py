@@ -16,6 +16,7 @@ from exosuit.clock import Clock, wait_until
 from exosuit.errors import BootFailed, ExosuitError
 from exosuit.link.function import Counters, PciFunction
 from exosuit.silicon.pci import ALL_ONES
+from exosuit.units import human_seconds
 
 V = TypeVar("V")
 
@@ -53,6 +54,15 @@ class Marks(Protocol):
     """A link that keeps a tape, on which steps are marked."""
 
     def step(self, name: str) -> None: ...
+
+
+def explain(reports: Sequence[StepReport]) -> list[str]:
+    """A line for each step: what it was for, what it took."""
+    return [
+        f"{report.name:<12} {human_seconds(report.seconds):>8}"
+        f"  {report.crossed.round_trips:>4} reads {report.crossed.writes:>4} writes  {report.why}"
+        for report in reports
+    ]
 
 
 def silent(step: BootStep, index: int, count: int) -> None:
