@@ -4,7 +4,6 @@ import random
 
 import pytest
 from tests.softcard.bring_up import FREE, RING_BYTES, Hands
-from tests.unit.softcard.amd.test_queues import make, programs_of
 
 from exosuit.silicon import pci
 from exosuit.silicon.amd.nbio import REGISTER_BYTES
@@ -15,7 +14,7 @@ EDGES = (0, 1, 2, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF)
 @pytest.mark.parametrize("seed", range(8))
 def test_random_writes(seed: int):
     draw = random.Random(seed)
-    hands = make("gfx1201" if seed % 4 == 3 else "gfx1100", strict=False)
+    hands = Hands.take("gfx1201" if seed % 4 == 3 else "gfx1100", strict=False)
     hands.boot()
     names = [offset for offset in range(0, REGISTER_BYTES, 4) if is_declared(hands, offset)]
     for _ in range(1500):
@@ -36,7 +35,7 @@ def test_random_writes(seed: int):
                 hands.memory.write64(at, value << 12 | 0x71)
             case _:
                 hands.memory.write32(8 * draw.randrange(0x100000), value)
-    assert len(programs_of(hands).runs) < 10_000
+    assert len(hands.programs.runs) < 10_000
     hands.link.reset()
     hands.link.write_config(4, pci.Command(memory_space=True, bus_master=True), 2)
     again = Hands(hands.link)
@@ -53,5 +52,5 @@ def packet(draw: random.Random, value: int) -> int:
 
 
 def is_declared(hands: Hands, offset: int) -> bool:
-    registers = hands.card.registers  # type: ignore[attr-defined]
+    registers = hands.card.registers
     return offset in registers._declared

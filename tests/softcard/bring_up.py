@@ -5,12 +5,14 @@ amd.md section 5, and keeps what it made open to tests that want to break it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from exosuit.datasheet import Packet, RegisterBus
 from exosuit.link.function import Bar, PciFunction
 from exosuit.silicon import pci
 from exosuit.silicon.amd import hub, mqd, nbio, paging, psp
-from exosuit.silicon.amd.chips import Blocks, find_blocks
+from exosuit.silicon.amd.chips import Blocks, find_blocks, find_chip
 from exosuit.silicon.amd.discovery import (
     BYTES_BELOW_TOP,
     SIZE_BYTES,
@@ -18,6 +20,10 @@ from exosuit.silicon.amd.discovery import (
     read_discovery,
 )
 from exosuit.silicon.amd.firmware import BOOTLOADER_ORDER, PieceType, PspPieceType
+from exosuit.softcard.amd.card import AmdCard
+from exosuit.softcard.amd.isa.shaders import Cost, Dispatch, ShaderFault
+from exosuit.softcard.card import Options
+from exosuit.softcard.direct import DirectLink
 from exosuit.units import MiB
 
 VA = 0x2000_0000_0000
@@ -64,8 +70,39 @@ class Window:
             self._bar.write32(0x54, value)
 
 
+@dataclass
+class Recorded:
+    """Stands in for the translator of programs: keeps what it is asked to run."""
+
+    runs: list[Dispatch] = field(default_factory=list)
+    fault: ShaderFault | None = None
+    cost: Cost = field(default_factory=lambda: Cost(1_000_000, 960_000, 10))
+
+    def run(self, dispatch: Dispatch) -> Cost:
+        if self.fault:
+            raise self.fault
+        self.runs.append(dispatch)
+        return self.cost
+
+
 class Hands:
-    """One card and everything that has been set up on it."""
+    """One card and everything that has been set up on it.
+
+    card, programs  of those that `take` makes; a test may look at them from inside
+    """
+
+    card: AmdCard
+    programs: Recorded
+
+    @classmethod
+    def take(cls, target: str = "gfx1100", **options: Any) -> Self:
+        """A strict card of 256 MiB in this process, powered on, that only records programs."""
+        chosen = {"vram": 256 * MiB, "strict": True, **options}
+        card = AmdCard(find_chip(target), Options(**chosen))
+        hands = cls(DirectLink(card))
+        hands.card = card
+        hands.programs = card.programs = Recorded()
+        return hands
 
     def __init__(self, link: PciFunction) -> None:
         self.link = link

@@ -7,17 +7,11 @@ from exosuit.silicon.amd import psp, smu
 from exosuit.silicon.amd.chips import find_chip
 from exosuit.silicon.amd.firmware import PieceType, PspPieceType
 from exosuit.silicon.amd.psp import BootloaderCommand, CommandId, ControlCommand
-from exosuit.softcard.amd.card import AmdCard
-from exosuit.softcard.card import Options, Refused
-from exosuit.softcard.direct import DirectLink
-from exosuit.units import MiB
+from exosuit.softcard.card import Refused
 
 
 def hands(target: str = "gfx1100", *, strict: bool = True) -> Hands:
-    card = AmdCard(find_chip(target), Options(vram=256 * MiB, strict=strict))
-    made = Hands(DirectLink(card))
-    made.card = card  # type: ignore[attr-defined]
-    return made
+    return Hands.take(target, strict=strict)
 
 
 def test_the_secure_os_starts_after_its_pieces():
@@ -107,7 +101,7 @@ def test_rlc_g_comes_last():
     card = hands(strict=False)
     card.start_psp()
     card.load(PieceType.IMU_I)
-    assert "after RLC_G" in card.card.notes[-1]  # type: ignore[attr-defined]
+    assert "after RLC_G" in card.card.notes[-1]
 
 
 def test_the_next_generation_has_its_memory_from_power_on():
@@ -190,7 +184,7 @@ def test_clock_levels():
         assert ask(card, smu.Message.GET_DPM_FREQ_BY_INDEX, past)[0] == smu.Response.FAILED
     limit = smu.ClockArgument(clock=smu.Clock.GFXCLK, value=500)
     ask(card, smu.Message.SET_SOFT_MAX_BY_FREQ, limit)
-    assert card.card.smu.mhz(smu.Clock.GFXCLK) == 500  # type: ignore[attr-defined]
+    assert card.card.smu.mhz(smu.Clock.GFXCLK) == 500
 
 
 def test_a_message_over_an_answer_is_refused():

@@ -6,11 +6,7 @@ from tests.softcard.bring_up import FREE, IH_RING, ROOT, VA, Hands
 
 from exosuit.silicon import pci
 from exosuit.silicon.amd import hub, ih, paging, sdma
-from exosuit.silicon.amd.chips import find_chip
-from exosuit.softcard.amd.card import AmdCard
 from exosuit.softcard.amd.walker import EXECUTE, READ, WRITE
-from exosuit.softcard.card import Options
-from exosuit.softcard.direct import DirectLink
 from exosuit.softcard.faults import FaultSchedule
 from exosuit.units import GiB, MiB
 
@@ -23,16 +19,10 @@ def hands(request: pytest.FixtureRequest) -> Hands:
     return ready(request.param)
 
 
-def ready(target: str = "gfx1100", vram: int = 256 * MiB, **options: object) -> Hands:
-    card = AmdCard(find_chip(target), Options(vram=vram, **options))  # type: ignore[arg-type]
-    made = Hands(DirectLink(card))
+def ready(target: str = "gfx1100", **options: object) -> Hands:
+    made = Hands.take(target, strict=False, **options)
     made.boot()
-    made.card = card  # type: ignore[attr-defined]
     return made
-
-
-def card_of(hands: Hands) -> AmdCard:
-    return hands.card  # type: ignore[attr-defined]
 
 
 def fetch(hands: Hands, address: int, size: int = 8) -> bytes:
@@ -46,16 +36,16 @@ def fetch(hands: Hands, address: int, size: int = 8) -> bytes:
 
 
 def host_of(hands: Hands, physical: int) -> int:
-    return card_of(hands).memory.host_base + physical
+    return hands.card.memory.host_base + physical
 
 
 def test_pages_of_4_kib(hands: Hands):
     hands.memory.write(FREE + 0x400000, b"a page..")
     hands.map(PLACE, FREE + 0x400000, 0x2000)
     assert fetch(hands, PLACE) == b"a page.."
-    entry = card_of(hands).tlb.miss(PLACE + 0x1000, READ)
+    entry = hands.card.tlb.miss(PLACE + 0x1000, READ)
     assert entry == host_of(hands, FREE + 0x401000) | READ | WRITE | EXECUTE
-    assert card_of(hands).notes == []
+    assert hands.card.notes == []
 
 
 def test_leaves_of_2_mib_and_1_gib():
@@ -71,10 +61,10 @@ def test_leaves_of_2_mib_and_1_gib():
     hands.flush()
     assert fetch(hands, PLACE + 0x1F_FFF8) == b"end of 2"
     assert fetch(hands, big + 0x3000_1000) == b"in a big"
-    entries = card_of(hands).tlb.entries
+    entries = hands.card.tlb.entries
     first = (PLACE - VA) // paging.PAGE
     assert (np.diff(entries[first : first + 512]) == paging.PAGE).all()
-    assert card_of(hands).notes == []
+    assert hands.card.notes == []
 
 
 def test_without_the_mark_a_leaf_is_a_pointer(hands: Hands):
@@ -91,7 +81,7 @@ def test_gfx12_wants_the_mark_on_last_leaves_too():
     hands = ready("gfx1201")
     hands.map(PLACE, FREE, 0x1000, leaf=False)
     fetch(hands, PLACE)
-    assert "IS_PTE" in card_of(hands).notes[0]
+    assert "IS_PTE" in hands.card.notes[0]
 
 
 def test_translations_stay_stale_until_they_are_invalidated(hands: Hands):
@@ -144,7 +134,7 @@ def test_permissions(hands: Hands):
     assert (status.permission_faults, status.rw) == (0b100, True)
     assert hands.memory.read32(FREE + 0x400000) == 0
     hands.gc_hub.VM_L2_PROTECTION_FAULT_CNTL.write(clear_protection_fault_status_addr=True)
-    card_of(hands).tlb.miss(PLACE, EXECUTE)
+    hands.card.tlb.miss(PLACE, EXECUTE)
     status = hands.gc_hub.VM_L2_PROTECTION_FAULT_STATUS.read()
     assert (status.permission_faults, status.cid) == (0b1000, hub.Client.SQC_INSTRUCTION)
 
@@ -169,10 +159,10 @@ def test_mc_addresses_go_past_the_tables(hands: Hands):
 
 def test_a_fragment_covers_all_its_pages(hands: Hands):
     hands.map(PLACE, FREE + 0x400000, 0x10000, fragment=4)
-    card_of(hands).tlb.miss(PLACE + 0x3000, READ)
+    hands.card.tlb.miss(PLACE + 0x3000, READ)
     first = (PLACE - VA) // paging.PAGE
-    assert card_of(hands).tlb.entries[first + 15] == host_of(hands, FREE + 0x40F000) | 7
-    assert card_of(hands).notes == []
+    assert hands.card.tlb.entries[first + 15] == host_of(hands, FREE + 0x40F000) | 7
+    assert hands.card.notes == []
 
 
 def test_a_fragment_that_lies_is_believed_and_noted(hands: Hands):
@@ -181,7 +171,7 @@ def test_a_fragment_that_lies_is_believed_and_noted(hands: Hands):
     hands.memory.write(FREE + 0x401000, b"neighbor")
     fetch(hands, PLACE)
     assert fetch(hands, PLACE + 0x1000) == b"neighbor"
-    assert "fragment" in card_of(hands).notes[0]
+    assert "fragment" in hands.card.notes[0]
 
 
 def test_host_memory(hands: Hands):
@@ -196,10 +186,10 @@ def test_host_memory(hands: Hands):
         )
     )
     assert host.read(0, 8) == b"host...."
-    assert card_of(hands).notes == []
+    assert hands.card.notes == []
     host.free()
     fetch(hands, PLACE + 0x2000)  # cached once, but the host has taken it back
-    assert "nothing is mapped" in card_of(hands).notes[0]
+    assert "nothing is mapped" in hands.card.notes[0]
     assert hands.gc_hub.VM_L2_PROTECTION_FAULT_STATUS.read() != 0
 
 
@@ -207,11 +197,11 @@ def test_host_memory_wants_snooping_and_bus_mastering(hands: Hands):
     host = hands.link.allocate_dma(0x1000)
     hands.map(PLACE, host.bus_address(), 0x1000, system=True, snooped=False)
     fetch(hands, PLACE)
-    assert "SNOOPED" in card_of(hands).notes[0]
+    assert "SNOOPED" in hands.card.notes[0]
     hands.link.write_config(4, pci.Command(memory_space=True), 2)
     hands.flush()
     fetch(hands, PLACE)
-    assert "bus mastering" in card_of(hands).notes[1]
+    assert "bus mastering" in hands.card.notes[1]
 
 
 def test_a_table_outside_memory_or_in_the_host(hands: Hands):
@@ -219,10 +209,10 @@ def test_a_table_outside_memory_or_in_the_host(hands: Hands):
     address = VA + (7 << 39)
     hands.memory.write64(at, paging.pointer(hands.kind, 1 << 40))
     fetch(hands, address)
-    assert "outside local memory" in card_of(hands).notes[0]
+    assert "outside local memory" in hands.card.notes[0]
     hands.memory.write64(at, paging.pointer(hands.kind, 0x1000).replace(system=True))
     fetch(hands, address)
-    assert "host memory" in card_of(hands).notes[1]
+    assert "host memory" in hands.card.notes[1]
 
 
 def test_the_semaphore_is_taken_once():
@@ -261,10 +251,10 @@ def test_the_interrupt_ring_overflows_with_a_word():
         fetch(hands, PLACE + 0x1000 * number)
     pointer = hands.ih.IH_RB_WPTR.read()
     assert pointer.rb_overflow
-    assert card_of(hands).ih.reported == 3
+    assert hands.card.ih.reported == 3
     hands.ih.IH_RB_RPTR.write(96)
     control = hands.ih.IH_RB_CNTL.update(wptr_overflow_clear=True)
     assert not hands.ih.IH_RB_WPTR.read().rb_overflow
     hands.ih.IH_RB_CNTL.write(control.replace(wptr_overflow_clear=False))
     fetch(hands, PLACE + 0x9000)
-    assert card_of(hands).ih.reported == 4
+    assert hands.card.ih.reported == 4

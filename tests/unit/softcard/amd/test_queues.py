@@ -1,7 +1,5 @@
 """Compute and copy queues: what hardware demands before it listens, and what packets do."""
 
-from dataclasses import dataclass, field
-
 import pytest
 from tests.softcard.bring_up import (
     COMPUTE_SLOT,
@@ -14,14 +12,12 @@ from tests.softcard.bring_up import (
 )
 
 from exosuit.silicon.amd import ih, pm4, sdma
-from exosuit.silicon.amd.chips import BASES, find_chip
+from exosuit.silicon.amd.chips import BASES
 from exosuit.silicon.amd.compute import Compute, sh_index
 from exosuit.silicon.amd.discovery import HardwareId
 from exosuit.silicon.amd.hqd import QueueError
-from exosuit.softcard.amd.card import AmdCard
-from exosuit.softcard.amd.isa.shaders import Cost, Dispatch, ShaderFault
-from exosuit.softcard.card import Options, Refused
-from exosuit.softcard.direct import DirectLink
+from exosuit.softcard.amd.isa.shaders import Cost, ShaderFault
+from exosuit.softcard.card import Refused
 from exosuit.softcard.faults import FaultSchedule
 from exosuit.softcard.timing import MODELS
 from exosuit.units import MiB
@@ -31,43 +27,11 @@ AT = FREE + 0x200000
 GC = BASES[HardwareId.GC][0]
 
 
-@dataclass
-class Recorded:
-    """Stands in for the translator: keeps what it is asked to run."""
-
-    runs: list[Dispatch] = field(default_factory=list)
-    fault: ShaderFault | None = None
-    cost: Cost = field(default_factory=lambda: Cost(1_000_000, 960_000, 10))
-
-    def run(self, dispatch: Dispatch) -> Cost:
-        if self.fault:
-            raise self.fault
-        self.runs.append(dispatch)
-        return self.cost
-
-
-def make(target: str = "gfx1100", **options: object) -> Hands:
-    chosen = {"vram": 256 * MiB, "strict": True, **options}
-    card = AmdCard(find_chip(target), Options(**chosen))  # type: ignore[arg-type]
-    hands = Hands(DirectLink(card))
-    hands.card = card  # type: ignore[attr-defined]
-    hands.programs = card.programs = Recorded()  # type: ignore[attr-defined]
-    return hands
-
-
 @pytest.fixture
 def hands() -> Hands:
-    made = make()
+    made = Hands.take()
     made.boot()
     return made
-
-
-def card_of(hands: Hands) -> AmdCard:
-    return hands.card  # type: ignore[attr-defined]
-
-
-def programs_of(hands: Hands) -> Recorded:
-    return hands.programs  # type: ignore[attr-defined]
 
 
 def set_sh(name: str, *values: int) -> bytes:
@@ -169,7 +133,7 @@ def test_a_queue_must_be_what_its_descriptor_says(
 
 
 def test_a_queue_before_the_mec_runs_is_refused():
-    early = make()
+    early = Hands.take()
     early.start_hub(early.mm_hub)
     early.start_psp()
     early.end_of_pipe = VA
@@ -221,7 +185,7 @@ def test_dequeuing_and_resetting(hands: Hands):
 
 
 def test_memory_that_was_written_and_not_flushed_is_not_looked_at(hands: Hands):
-    card = card_of(hands)
+    card = hands.card
     count = sdma.CopyCount(count=7)
     packet = bytes(sdma.CopyLinear.build(count=count, source=DATA, target=DATA + 8))
     hands.memory.write(hands.copy_ring, packet)
@@ -289,12 +253,12 @@ def test_releases(hands: Hands):
 def test_a_wait_holds_the_queue_until_memory_says_so(hands: Hands):
     hands.compute(write(DATA, 1), wait(DATA + 64, 3), write(DATA, 2))
     assert hands.memory.read32(AT) == 1
-    assert card_of(hands).waiting
+    assert hands.card.waiting
     hands.memory.write32(AT + 64, 2)
     assert hands.memory.read32(AT) == 1
     hands.memory.write32(AT + 64, 4)
     assert hands.memory.read32(AT) == 2
-    assert not card_of(hands).waiting
+    assert not hands.card.waiting
 
 
 @pytest.mark.parametrize(
@@ -321,7 +285,7 @@ def test_comparisons(hands: Hands, function: pm4.Compare, passing: set[int]):
 
 
 def test_the_hdp_flush_by_request_and_done(hands: Hands):
-    before = card_of(hands).nbio.flushes
+    before = hands.card.nbio.flushes
     hands.compute(
         pm4.WaitRegMem.build(
             control=pm4.WaitControl(
@@ -335,7 +299,7 @@ def test_the_hdp_flush_by_request_and_done(hands: Hands):
         write(DATA, 3),
     )
     assert hands.memory.read32(AT) == 3
-    assert card_of(hands).nbio.flushes == before + 2  # the doorbell had one of its own
+    assert hands.card.nbio.flushes == before + 2  # the doorbell had one of its own
 
 
 def test_indirect_buffers_are_read_anew_each_time(hands: Hands):
@@ -384,7 +348,7 @@ def test_the_ring_wraps_in_the_middle_of_a_packet(hands: Hands):
 
 
 def test_unknown_packets_stop_the_queue():
-    lax = make(strict=False)
+    lax = Hands.take(strict=False)
     lax.boot()
     lax.compute((0xC000_9900).to_bytes(4, "little") + bytes(4), write(DATA, 5))
     assert lax.memory.read32(AT) == 0
@@ -414,7 +378,7 @@ def test_a_dispatch_as_the_registers_say(hands: Hands):
         dispatch(VA + 0x300000, groups=5),
         release(DATA, 1),
     )
-    (run,) = programs_of(hands).runs
+    (run,) = hands.programs.runs
     assert run.entry == VA + 0x300000
     assert (run.rsrc1, run.rsrc2, run.rsrc3) == (0xE0AF0000, 0x98, 7)
     assert run.user_data[:3] == (0x1000, 0x2000, 0)
@@ -427,25 +391,25 @@ def test_a_dispatch_as_the_registers_say(hands: Hands):
 def test_dispatches_without_a_barrier_between_them_run_in_another_order(hands: Hands):
     first, second, third = (VA + 0x300000 + 0x100 * n for n in range(3))
     hands.compute(dispatch(first), FLUSH, dispatch(second), dispatch(third), release(DATA, 1))
-    assert [run.entry for run in programs_of(hands).runs] == [first, third, second]
+    assert [run.entry for run in hands.programs.runs] == [first, third, second]
 
 
 def test_dispatches_that_nobody_waits_for_run_too(hands: Hands):
     hands.compute(dispatch(VA + 0x300000))
-    assert len(programs_of(hands).runs) == 1
+    assert len(hands.programs.runs) == 1
 
 
 def test_a_program_that_faults_leaves_its_queue_hanging():
-    lax = make(strict=False)
+    lax = Hands.take(strict=False)
     lax.boot()
-    programs_of(lax).fault = ShaderFault("illegal instruction", "0xdeadbeef", VA)
+    lax.programs.fault = ShaderFault("illegal instruction", "0xdeadbeef", VA)
     lax.compute(dispatch(VA + 0x300000), FLUSH, release(DATA, 1))
     assert lax.memory.read32(AT) == 0
     entry = ih.Entry(lax.memory.read(IH_RING, 32))
     assert entry.header.source is ih.Source.SQ_MESSAGE
     assert ih.SqContext0(entry.context0).error is ih.SqError.ILLEGAL_INSTRUCTION
     assert ih.SqContext1(entry.context1).encoding is ih.SqEncoding.ERROR
-    programs_of(lax).fault = None
+    lax.programs.fault = None
     lax.gfx.GRBM_GFX_CNTL.write(meid=1)
     lax.hqd.CP_HQD_DEQUEUE_REQUEST.write(dequeue_req=2)
     lax.start_compute()
@@ -454,13 +418,13 @@ def test_a_program_that_faults_leaves_its_queue_hanging():
 
 
 def test_a_descriptor_that_lets_no_unit_work(hands: Hands):
-    card_of(hands).compute.queues[1, 0, 0].ring.units_enabled = False
+    hands.card.compute.queues[1, 0, 0].ring.units_enabled = False
     with pytest.raises(Refused, match="lets no compute unit work"):
         hands.compute(dispatch(VA + 0x300000))
 
 
 def test_a_ring_that_is_not_mapped_stops_the_queue():
-    lax = make(strict=False)
+    lax = Hands.take(strict=False)
     lax.boot()
     table = lax.table(VA + RING_BYTES)
     lax.memory.write64(table + 8 * (RING_BYTES // 4096), 0)
@@ -472,7 +436,7 @@ def test_a_ring_that_is_not_mapped_stops_the_queue():
 
 
 def test_a_hang_ends_with_a_reset_of_the_mec():
-    lax = make(strict=False, faults=FaultSchedule.parse("hang@3000"))
+    lax = Hands.take(strict=False, faults=FaultSchedule.parse("hang@3000"))
     lax.boot()
     for _ in range(3000):
         lax.bus.read32(0x378C)
@@ -602,9 +566,9 @@ def test_a_copy_pointer_that_goes_back_is_refused(hands: Hands):
 def test_a_late_card_begins_with_what_was_asked_last():
     """Without a wait between the queues, the copy brings what was there before the write."""
     for waits in (False, True):
-        hands = make()
+        hands = Hands.take()
         hands.boot()
-        card_of(hands).late = True
+        hands.card.late = True
         copy = sdma.CopyLinear.build(count=sdma.CopyCount(count=3), source=DATA, target=DATA + 8)
         poll = sdma.PollRegMem.build(
             address=DATA + 64,
@@ -617,17 +581,17 @@ def test_a_late_card_begins_with_what_was_asked_last():
         )
         hands.compute(write(DATA, 0x77), release(DATA + 64, 1))
         hands.copy(*[poll] if waits else [], copy)
-        assert card_of(hands).waiting
+        assert hands.card.waiting
         assert hands.memory.read32(AT + 8) == (0x77 if waits else 0)
-        assert not card_of(hands).waiting
+        assert not hands.card.waiting
 
 
 # Virtual time.
 
 
 def test_the_time_of_work_is_that_of_the_real_part(hands: Hands):
-    queue = card_of(hands).compute.queues[1, 0, 0]
-    programs_of(hands).cost = Cost(0, 96_000_000, 1)  # a tenth of a millisecond at 960 GB/s
+    queue = hands.card.compute.queues[1, 0, 0]
+    hands.programs.cost = Cost(0, 96_000_000, 1)  # a tenth of a millisecond at 960 GB/s
     hands.compute(release(DATA, 0))
     before = queue.timeline.now_ns
     hands.compute(dispatch(VA + 0x300000), release(DATA, 1, data_sel=pm4.ReleaseDatum.GPU_CLOCK))
@@ -635,14 +599,14 @@ def test_the_time_of_work_is_that_of_the_real_part(hands: Hands):
     assert spent == pytest.approx(100_000, rel=0.05)
     ticks = int.from_bytes(hands.memory.read(AT, 8), "little")
     assert ticks * 10 == pytest.approx(queue.timeline.now_ns, rel=0.01)
-    programs_of(hands).cost = Cost(1_413_120_000, 0, 1)  # 96 units of 64 lanes at 2.3 GHz
+    hands.programs.cost = Cost(1_413_120_000, 0, 1)  # 96 units of 64 lanes at 2.3 GHz
     before = queue.timeline.now_ns
     hands.compute(dispatch(VA + 0x300000), release(DATA, 1))
     assert queue.timeline.now_ns - before == pytest.approx(100_000, rel=0.05)
 
 
 def test_copies_from_the_host_run_at_the_speed_of_the_link():
-    hands = make(link=MODELS["tb4"])
+    hands = Hands.take(link=MODELS["tb4"])
     hands.boot()
     host = hands.link.allocate_dma(4 * MiB, contiguous=True)
     for offset in range(0, 4 * MiB, 0x1000):
@@ -654,7 +618,7 @@ def test_copies_from_the_host_run_at_the_speed_of_the_link():
             flush=False,
         )
     hands.flush()
-    before = card_of(hands).elapsed_ns
+    before = hands.card.elapsed_ns
     for piece in range(4):
         hands.copy(
             sdma.CopyLinear.build(
@@ -663,17 +627,17 @@ def test_copies_from_the_host_run_at_the_speed_of_the_link():
                 target=DATA,
             )
         )
-    speed = 4 * MiB / (card_of(hands).elapsed_ns - before) * 1e9
+    speed = 4 * MiB / (hands.card.elapsed_ns - before) * 1e9
     assert 0.9 * MODELS["tb4"].bandwidth < speed <= MODELS["tb4"].bandwidth
 
 
 def test_long_work_takes_turns_with_the_bus(hands: Hands):
     """Programs that take long do not keep the host from being served in between."""
-    card = card_of(hands)
+    card = hands.card
     card._slice.seconds = 0  # every dispatch is too long
     hands.compute(dispatch(VA + 0x300000), dispatch(VA + 0x300100), release(DATA, 1))
     assert card.waiting
     card._slice.seconds = 1
     assert hands.memory.read32(AT) == 1
     assert not card.waiting
-    assert len(programs_of(hands).runs) == 2
+    assert len(hands.programs.runs) == 2
