@@ -5,6 +5,7 @@ Software cards have names too, but live above this floor: `softcard.process` sta
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from exosuit.errors import HelperMissing, LinkError, UsageError
@@ -15,6 +16,9 @@ from exosuit.link.sysfs import SysfsLink
 from exosuit.link.tinygpu import APP, ServerProcess, TinyGpuLink, default_socket
 from exosuit.link.vfio import VfioLink
 from exosuit.link.wire import DEFAULT_PORT
+
+_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+"""Domain, bus, device and function, as in `0000:05:00.0`."""
 
 
 def open_link(
@@ -36,7 +40,7 @@ def open_link(
             host, port = rest, str(DEFAULT_PORT)
         if host and port.isdecimal() and 0 < int(port) < 65536:
             return RemoteLink.open(host, int(port), locks=locks, timeout_s=timeout_s)
-    if kind == "pci" and rest and "/" not in rest:
+    if kind == "pci" and _ADDRESS.fullmatch(rest):
         driver = devices / rest / "driver"
         if driver.exists() and driver.resolve().name == "vfio-pci":
             return VfioLink.open(rest, locks=locks, devices=devices)
