@@ -175,11 +175,12 @@ def discover(link: PciFunction, bars: Bars, clock: Clock) -> tuple[int, Discover
 
 def find_state(registers: Registers, psp: Psp) -> State:
     """In which state the card is."""
-    magic = layout.Running(registers.gfx.SCRATCH_REG[_MAGIC].read())
+    mark = layout.Running(registers.gfx.SCRATCH_REG[_MAGIC].read())
     flag = registers.gfx.SCRATCH_REG[_RUNNING_FLAG].read()
+    ours = mark.magic == layout.MAGIC and mark.layout == layout.LAYOUT
     if not psp.os_runs:
-        return State.COLD if flag == 0 and magic == 0 else State.UNKNOWN
-    ours = magic.magic == layout.MAGIC and magic.layout == layout.LAYOUT
+        # Our mark on a card whose secure OS does not run: somebody ended in the middle of a boot.
+        return State.UNKNOWN if ours else State.COLD
     if ours and flag == 0 and registers.gc_hub.VM_L2_PROTECTION_FAULT_STATUS.read() == 0:
         return State.WARM
     return State.UNKNOWN
@@ -190,8 +191,9 @@ def boot_bytes(registers: Registers) -> int:
     return layout.Running(registers.gfx.SCRATCH_REG[_MAGIC].read()).boot_mib * MiB
 
 
-def mark_booting(registers: Registers) -> None:
+def mark_booting(registers: Registers, boot_size: int) -> None:
     """From here on the card is not as its power-on left it."""
+    registers.gfx.SCRATCH_REG[_MAGIC].write(layout.running(boot_size))
     registers.gfx.SCRATCH_REG[_RUNNING_FLAG].write(1)
 
 

@@ -39,7 +39,7 @@ from exosuit.driver.amd.vm import AddressSpace
 from exosuit.driver.amd.waiting import Waiting
 from exosuit.driver.boot import BootStep, Progress, StepReport, run_steps, silent
 from exosuit.driver.ranges import Ranges
-from exosuit.errors import BootFailed, CardError, LinkError
+from exosuit.errors import BootFailed, CardError, LinkError, LinkLost
 from exosuit.link.function import DmaMemory, PciFunction
 from exosuit.silicon.amd.chips import find_blocks
 from exosuit.silicon.amd.discovery import Discovery, HardwareId
@@ -171,7 +171,7 @@ class Card:
         if not self._pinned:
             return
         try:
-            if self._queues_run:
+            if self._queues_run and not isinstance(self.waiting.problem, LinkLost):
                 self._end_well(self.waiting.problem is None)
         except (LinkError, CardError):
             pass  # the mark stays
@@ -245,7 +245,7 @@ class Card:
         return self._pinned[-1]
 
     def _start_bus(self) -> None:
-        attach.mark_booting(self.registers)
+        attach.mark_booting(self.registers, self._boot_bytes)
         nbio = self.registers.nbio
         if not isinstance(nbio, Nbif):
             nbio.RCC_DEV0_EPF2_STRAP2.update(strap_no_soft_reset_dev0_f2=False)
