@@ -16,6 +16,7 @@ from exosuit.silicon.amd.discovery import HardwareId, read_discovery
 from exosuit.silicon.amd.nbio import DOORBELL_BAR, MEMORY_BAR, REGISTER_BAR, REGISTER_BYTES
 from exosuit.silicon.amd.paging import entry_kind
 from exosuit.silicon.amd.pm4 import Pm4
+from exosuit.silicon.amd.smu import Clock
 from exosuit.softcard.amd.caches import Caches
 from exosuit.softcard.amd.compute import ComputeQueue, ComputeQueues
 from exosuit.softcard.amd.discovery import build_discovery, write_discovery
@@ -261,7 +262,9 @@ class AmdCard(SoftCard):
         )
 
     def _charge(self, cost: Cost) -> float:
-        return dispatch_ns(self.chip, cost)
+        full = self.chip.clock_levels_mhz[Clock.UCLK][-1]
+        share = self.smu.mhz(Clock.UCLK) / full
+        return dispatch_ns(self.chip, cost, self.smu.mhz(Clock.GFXCLK), share)
 
     def _why_no_programs(self, queue: ComputeQueue) -> str:
         if not queue.ring.units_enabled:

@@ -74,9 +74,14 @@ class Timeline:
         return int(self.now_ns / CLOCK_TICK_NS)
 
 
-def dispatch_ns(chip: Chip, cost: Cost) -> float:
-    """Time of one dispatch: the longer of its arithmetic and its memory traffic."""
-    lanes_per_ns = chip.compute_units * LANES_PER_UNIT * chip.clock_mhz / 1e3
+def dispatch_ns(chip: Chip, cost: Cost, clock_mhz: float, memory_share: float) -> float:
+    """Time of one dispatch: the longer of its arithmetic and its memory traffic.
+
+    clock_mhz     of the shaders
+    memory_share  of the memory's full clock
+    """
+    lanes_per_ns = chip.compute_units * LANES_PER_UNIT * clock_mhz / 1e3
+    bandwidth = chip.bandwidth * memory_share
     return DISPATCH_NS + max(
-        cost.lane_instructions / lanes_per_ns, cost.memory_bytes / chip.bandwidth * 1e9
+        cost.lane_instructions / lanes_per_ns, cost.memory_bytes / bandwidth * 1e9
     )

@@ -11,8 +11,8 @@ from tests.softcard.bring_up import (
     Hands,
 )
 
-from exosuit.silicon.amd import ih, pm4, sdma
-from exosuit.silicon.amd.chips import BASES
+from exosuit.silicon.amd import ih, pm4, sdma, smu
+from exosuit.silicon.amd.chips import BASES, find_chip
 from exosuit.silicon.amd.compute import Compute, sh_index
 from exosuit.silicon.amd.discovery import HardwareId
 from exosuit.silicon.amd.hqd import QueueError
@@ -603,6 +603,23 @@ def test_the_time_of_work_is_that_of_the_real_part(hands: Hands):
     before = queue.timeline.now_ns
     hands.compute(dispatch(VA + 0x300000), release(DATA, 1))
     assert queue.timeline.now_ns - before == pytest.approx(100_000, rel=0.05)
+
+
+def test_low_clocks_make_programs_slow(hands: Hands):
+    hands.programs.cost = Cost(1_413_120_000, 96_000_000, 1)
+    spent: list[float] = []
+    for limit in (None, smu.Clock.UCLK, smu.Clock.GFXCLK):
+        if limit is not None:
+            hands.smu.C2PMSG_90.write(0)
+            lowest = find_chip("gfx1100").clock_levels_mhz[limit][0]
+            hands.smu.C2PMSG_82.write(smu.ClockArgument(clock=limit, value=lowest))
+            hands.smu.C2PMSG_66.write(smu.Message.SET_SOFT_MAX_BY_FREQ)
+        hands.compute(dispatch(VA), release(DATA, 1))
+        spent.append(hands.card.compute.queues[1, 0, 0].timeline.busy_ns)
+    first, second, third = spent[0], spent[1] - spent[0], spent[2] - spent[1]
+    assert second == pytest.approx(100_000 * 1249 / 96, rel=0.05)
+    assert first == pytest.approx(100_000, rel=0.05)
+    assert third == second  # memory is the slower of the two
 
 
 def test_copies_from_the_host_run_at_the_speed_of_the_link():
