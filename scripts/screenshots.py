@@ -116,7 +116,7 @@ def main() -> None:
         dark.wait_for_timeout(4000)
         shoot(dark, "server")
         phone = opened(browser, address, PHONE, "light")
-        ask(phone, "What is a graphics card good for?")
+        ask(phone, "Write a haiku about a river.")
         shoot(phone, "phone")
         phone.click("#menu")
         phone.wait_for_timeout(400)

@@ -194,6 +194,7 @@ def test_a_full_chat(visit: Open, served: Served) -> None:
     # It is there again after a reload, and opened from the list.
     page.reload()
     page.click("#conversations .name")
+    page.wait_for_selector("article.assistant")
     assert len(answers(page)) == 2
     page.on("dialog", lambda dialog: dialog.accept())
     page.hover("#conversations li")
@@ -250,6 +251,7 @@ def test_an_answer_goes_on_while_another_chat_is_looked_at(visit: Open) -> None:
         "import('./store.js').then((s) => s.all()).then(([c]) => Boolean(c?.messages[1]?.stats))",
     )
     page.click("#conversations .name")
+    page.wait_for_selector("article.assistant")
     (conversation,) = kept(page)
     assert len(conversation["messages"][1]["content"]) > 20
     assert answers(page)[0][:10] == conversation["messages"][1]["content"].strip()[:10]
@@ -353,6 +355,74 @@ def test_the_server_view(visit: Open) -> None:
     page.click(f'[data-unload="{SMOLLM2}"]')
     page.wait_for_selector(f'[data-unload="{SMOLLM2}"]', state="detached")
     assert "None. A model is loaded" in page.inner_text("#status")
+
+
+def test_a_choice_of_devices_and_a_model_that_loads(visit: Open, http: httpx.Client) -> None:
+    """A status with a second device and a model half loaded, put in the server's place."""
+    found = http.get("/exosuit/status").json()
+    card = {**found["devices"][0], "name": "card:0", "link": {"reads": 12, "bytes": 3456}}
+    loading = {
+        "name": SMOLLM2, "device": "", "device_bytes": 0, "context": 4096, "parallel": 16,
+        "progress": 0.42, "expires_at": None, "active": 0, "waiting": 0,
+    }  # fmt: skip
+    status = {**found, "devices": [*found["devices"], card], "loaded": [loading]}
+    page = visit()
+    page.route("**/exosuit/status", lambda route: route.fulfill(json=status))
+    placed: list[Any] = []
+
+    def place(route: Any) -> None:
+        placed.append(route.request.post_data_json)
+        route.fulfill(json={"device": "card:0"})
+
+    page.route("**/exosuit/place", place)
+    page.route("**/v1/chat/completions", lambda route: None)  # never answered
+    page.keyboard.press("Alt+Digit2")
+    page.wait_for_selector("#device option >> nth=1", state="attached")
+    text = page.inner_text("#status")
+    assert "link: reads 12 · bytes 3,456" in text
+    assert "loading, 42 %" in text
+    page.keyboard.press("Alt+Digit1")
+    page.select_option("#device", "card:0")
+    until(page, "document.querySelector('#said').textContent.includes('card:0')")
+    assert placed == [{"model": SMOLLM2, "device": "card:0"}]
+    ask(page, "Hello")
+    page.wait_for_selector("article .line:has-text('loading smollm2, 42 %')")
+    page.keyboard.press("Escape")
+    wait_done(page)
+    assert "stopped" in page.inner_text("article.assistant .line")
+
+
+def test_only_what_is_new_is_read_aloud(visit: Open) -> None:
+    """The elements of earlier messages stay the same while a conversation goes on."""
+    page = visit()
+    tune(page, temperature=0, max_tokens=8)
+    ask(page, "Hello")
+    wait_done(page)
+    page.evaluate("[...document.querySelectorAll('article')].forEach((e, k) => (e.mark = k))")
+    ask(page, "And again")
+    assert page.get_attribute("#messages", "aria-busy") == "true"
+    wait_done(page)
+    assert page.get_attribute("#messages", "aria-busy") == "false"
+    marks = page.evaluate("[...document.querySelectorAll('article')].map((e) => e.mark ?? null)")
+    assert marks == [0, 1, None, None]
+
+
+def test_a_browser_that_keeps_nothing(visit: Open, served: Served) -> None:
+    page = visit()
+    page.context.add_init_script(
+        """for (const name of ["localStorage", "indexedDB"]) {
+            Object.defineProperty(window, name, { get() { throw new DOMException("no"); } });
+        }"""
+    )
+    page.reload()
+    page.wait_for_selector(".welcome")
+    tune(page, temperature=0, max_tokens=8)
+    ask(page, "Hello")
+    wait_done(page)
+    page.click("#theme")
+    page.wait_for_selector("#conversations .name")
+    assert page.inner_text("#theme") == "Theme: light"
+    assert answers(page)[0].strip()
 
 
 EVIL = """Look: <img src=x onerror="window.hacked=1"> <script>window.hacked=1</script>

@@ -1,5 +1,7 @@
 // What the page asks of its own server: JSON, and the chat as a stream of events.
 
+import * as kept from "./kept.js";
+
 export class ApiError extends Error {
   constructor(status, message) {
     super(message);
@@ -8,7 +10,7 @@ export class ApiError extends Error {
 }
 
 function headers() {
-  const key = localStorage.getItem("key");
+  const key = kept.get("key");
   return { "content-type": "application/json", ...(key ? { authorization: `Bearer ${key}` } : {}) };
 }
 

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { Chat } from "./chat.js";
 import { $, make, say } from "./elements.js";
+import * as kept from "./kept.js";
 import { Settings } from "./settings.js";
 import { Status } from "./status.js";
 import * as store from "./store.js";
@@ -41,7 +42,7 @@ function told(found) {
   const picker = $("#model");
   const names = models.map((model) => model.name);
   if (names.join() !== [...picker.options].map((option) => option.value).join()) {
-    const chosen = picker.value || localStorage.getItem("model") || found.default_model;
+    const chosen = picker.value || kept.get("model") || found.default_model;
     picker.replaceChildren(...models.map((m) => make("option", { value: m.name }, m.name)));
     if (names.includes(chosen)) picker.value = chosen;
   }
@@ -72,13 +73,13 @@ function refused(problem) {
 
 $("#key").addEventListener("close", () => {
   const input = $("#key input");
-  if (input.value) localStorage.setItem("key", input.value);
+  if (input.value) kept.set("key", input.value);
   input.value = "";
   refresh();
 });
 
 $("#model").addEventListener("change", () => {
-  localStorage.setItem("model", $("#model").value);
+  kept.set("model", $("#model").value);
   chat.chosen($("#model").value);
   refresh();
 });
@@ -160,19 +161,15 @@ async function exportAll() {
 // Theme -------------------------------------------------------------------------------------------
 
 function theme(chosen) {
-  if (chosen) {
-    localStorage.setItem("theme", chosen);
-    document.documentElement.dataset.theme = chosen;
-  } else {
-    localStorage.removeItem("theme");
-    delete document.documentElement.dataset.theme;
-  }
+  kept.set("theme", chosen || null);
+  if (chosen) document.documentElement.dataset.theme = chosen;
+  else delete document.documentElement.dataset.theme;
   $("#theme").textContent = `Theme: ${chosen || "system"}`;
 }
 
 const THEMES = ["", "light", "dark"];
 $("#theme").addEventListener("click", () => {
-  theme(THEMES[(THEMES.indexOf(localStorage.getItem("theme") ?? "") + 1) % THEMES.length]);
+  theme(THEMES[(THEMES.indexOf(kept.get("theme") ?? "") + 1) % THEMES.length]);
 });
 
 // All together ------------------------------------------------------------------------------------
@@ -201,7 +198,7 @@ $("#shade").addEventListener("click", () => drawer(false));
 $("#tune").addEventListener("click", () => settings.edit(chat));
 addEventListener("hashchange", view);
 
-theme(localStorage.getItem("theme") ?? "");
+theme(kept.get("theme") ?? "");
 await refresh();
 await listed();
 view();

@@ -108,6 +108,7 @@ export class Chat {
     const conversation = this.conversation;
     conversation.model = this.model();
     conversation.title ||= content.split("\n")[0].slice(0, 80);
+    this.cut(conversation.messages.length);
     conversation.messages.push({ role: "user", content });
     this.answer(conversation);
   }
@@ -117,6 +118,7 @@ export class Chat {
     if (this.isRunning) return;
     this.conversation.model = this.model();
     this.conversation.messages.length = index;
+    this.cut(index);
     this.answer(this.conversation);
   }
 
@@ -167,7 +169,7 @@ export class Chat {
     conversation.messages.push(message);
     const abort = new AbortController();
     this.running.set(conversation.id, { conversation, abort });
-    this.draw(true);
+    this.append();
     this.keep(conversation);
     const waiting = this.waiting(conversation, message);
     const live = { started: performance.now(), first: 0, count: 0 };
@@ -190,7 +192,7 @@ export class Chat {
       this.running.delete(conversation.id);
       message.stats ??= measured(live);
       this.refresh(conversation, message);
-      if (conversation === this.conversation) this.draw();
+      if (conversation === this.conversation) this.busy();
       say(message.error ?? (message.stopped ? "Stopped" : "The answer is complete"));
       await this.keep(conversation);
     }
@@ -230,15 +232,34 @@ export class Chat {
 
   // Drawing -----------------------------------------------------------------------------------
 
-  draw(toEnd = false) {
+  /** All of it. While it grows only what is new is touched, or it would be read aloud again. */
+  draw() {
+    this.cut(0);
+    if (this.conversation.messages.length) this.append();
+    else this.list.append(this.welcome());
+    this.busy();
+  }
+
+  /** No more than the first messages are shown. */
+  cut(count) {
+    $(".welcome", this.list)?.remove();
+    while (this.list.children.length > count) this.list.lastChild.remove();
+  }
+
+  append() {
     const { messages } = this.conversation;
+    for (let index = this.list.children.length; index < messages.length; index += 1) {
+      this.list.append(this.article(messages[index], index));
+    }
+    this.busy();
+    this.toEnd();
+  }
+
+  busy() {
     const isRunning = this.isRunning;
     this.list.setAttribute("aria-busy", String(isRunning));
-    if (messages.length) this.list.replaceChildren(...messages.map((m, i) => this.article(m, i)));
-    else this.list.replaceChildren(this.welcome());
     $("#send").hidden = isRunning;
     $("#stop").hidden = !isRunning;
-    if (toEnd || !messages.length || this.scroll.scrollTop === 0) this.toEnd();
   }
 
   welcome() {
@@ -258,7 +279,7 @@ export class Chat {
       make("div.actions"),
     );
     fill(article, message, this.isRunning && index === this.conversation.messages.length - 1);
-    if (!this.isRunning) article.lastChild.prepend(...this.actions(message, index));
+    article.lastChild.prepend(...this.actions(message, index));
     return article;
   }
 

@@ -1,6 +1,7 @@
 // The system prompt and how tokens are drawn: what is set goes with every request of a chat.
 
 import { $ } from "./elements.js";
+import * as kept from "./kept.js";
 
 const NUMBERS = ["temperature", "max_tokens", "top_p", "top_k", "min_p", "repeat_penalty", "seed"];
 
@@ -9,7 +10,7 @@ export class Settings {
   constructor(dialog) {
     this.dialog = dialog;
     this.form = $("form", dialog);
-    this.defaults = JSON.parse(localStorage.getItem("settings") ?? "{}");
+    this.defaults = JSON.parse(kept.get("settings") ?? "{}");
     $("#settings-reset").addEventListener("click", () => this.fill({}));
   }
 
@@ -41,7 +42,7 @@ export class Settings {
       if (value !== "") found[name] = Number(value);
     }
     this.defaults = found;
-    localStorage.setItem("settings", JSON.stringify(found));
+    kept.set("settings", JSON.stringify(found));
     chat.tune(found);
   }
 }

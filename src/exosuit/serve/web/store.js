@@ -8,18 +8,32 @@ const ROOM = "conversations";
 
 let opened;
 
+/** The database, or null where the browser keeps nothing: then conversations last until it leaves. */
 function open() {
-  opened ??= new Promise((resolve, reject) => {
-    const request = indexedDB.open(NAME, 1);
-    request.onupgradeneeded = () => request.result.createObjectStore(ROOM, { keyPath: "id" });
-    request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
+  opened ??= new Promise((resolve) => {
+    try {
+      const request = indexedDB.open(NAME, 1);
+      request.onupgradeneeded = () => request.result.createObjectStore(ROOM, { keyPath: "id" });
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => resolve(null);
+    } catch {
+      resolve(null);
+    }
   });
   return opened;
 }
 
+const here = new Map();
+const memory = {
+  getAll: () => [...here.values()],
+  get: (id) => here.get(id),
+  put: (conversation) => here.set(conversation.id, conversation),
+  delete: (id) => here.delete(id),
+};
+
 async function transact(mode, work) {
   const database = await open();
+  if (!database) return work(memory);
   return new Promise((resolve, reject) => {
     const transaction = database.transaction(ROOM, mode);
     const request = work(transaction.objectStore(ROOM));
