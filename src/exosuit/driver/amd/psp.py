@@ -104,7 +104,10 @@ class Psp:
         self._psp.C2PMSG_64.write(ControlCommand.CREATE_RING_KM)
         self._clock.sleep(_SETTLE_S)
         self._wait_control("the PSP's ring")
-        self._write_pointer = int(self._psp.C2PMSG_67.read())
+        self._write_pointer = poll(
+            lambda: int(self._psp.C2PMSG_67.read()), lambda seen: seen < layout.PSP_RING_BYTES // 4,
+            self._clock, 1.0, "the write pointer of the PSP's ring", self._registers.check_alive,
+        )  # fmt: skip
 
     def load(self, firmware: Firmware) -> None:
         """Load every piece and let the RLC start the engines."""
