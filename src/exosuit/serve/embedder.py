@@ -69,6 +69,11 @@ class EmbeddingWorker:
         return hasattr(self, "loaded")
 
     @property
+    def is_over(self) -> bool:
+        """It has ended, and answers no more."""
+        return self.closed.done()
+
+    @property
     def context(self) -> int:
         return self.loaded.context
 

@@ -99,7 +99,7 @@ class Pool:
         """The model, held once more by the caller; loaded first if it is not."""
         wanted = min(context or self.policy.context, info.context or math.inf)
         held = self._models.get(info.name)
-        if held is not None and (held.context < wanted or held.info != info):
+        if held is not None and (held.context < wanted or held.info != info or held.worker.is_over):
             self._leave(held)
             held = None
         if held is None:

@@ -137,6 +137,9 @@ class Worker:
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._work: dict[int, tuple[Generation, Mailbox]] = {}  # the thread's
         self._is_closing = False
+        self._is_over = False  # nothing that is put now would be looked at
+        self._gate = threading.Lock()
+        self._failure: ExosuitError | None = None
         self._seconds_each = 1.0
         self._thread = threading.Thread(target=self._run, name=f"engine {name}", daemon=True)
         self._thread.start()
@@ -153,6 +156,11 @@ class Worker:
     @property
     def is_loaded(self) -> bool:
         return hasattr(self, "loaded")
+
+    @property
+    def is_over(self) -> bool:
+        """It has failed or ended, and answers no more."""
+        return self._is_over or self._failure is not None
 
     @property
     def context(self) -> int:
@@ -172,7 +180,15 @@ class Worker:
                 retry_after_s=seconds,
             )
         mailbox = Mailbox()
-        self._commands.put(lambda: self._start(generation, mailbox))
+        with self._gate:
+            if self._is_over:
+                raise self._failure or ServerBusy(
+                    f"{self.name} is being unloaded",
+                    cause="it was told to, or the server is ending",
+                    next="ask again in a moment",
+                    retry_after_s=1,
+                )
+            self._commands.put(lambda: self._start(generation, mailbox))
         return Stream(self, generation, mailbox)
 
     def cancel(self, generation: Generation) -> None:
@@ -200,11 +216,16 @@ class Worker:
         self.progress = 1.0
         self._tell(finish, self.ready)
         engine = self.loaded.engine
-        while not self._is_closing:
-            self._obey(wait=engine.is_idle)
-            if not engine.is_idle:
-                self._step()
-        self._close()
+        try:
+            while not self._is_closing:
+                self._obey(wait=engine.is_idle)
+                if not engine.is_idle:
+                    self._step()
+        except Exception as problem:
+            log.exception("an engine thread failed", extra={"model": self.name})
+            self._failure = explained(problem)
+        finally:
+            self._close()
 
     def _obey(self, wait: bool) -> None:
         """Every command that is there; if `wait`, at least one."""
@@ -273,7 +294,7 @@ class Worker:
         try:
             found = self._place(self._note_progress)
         except Exception as second:
-            lost.engine.fail(_without_device(problem, explained(second)))
+            self._failure = _without_device(problem, explained(second))
             self._is_closing = True
             return
         lost.engine.resume_on(found.runner)
@@ -286,12 +307,25 @@ class Worker:
         self._is_closing = True
 
     def _close(self) -> None:
-        for generation, _ in self._work.values():
-            self.loaded.engine.cancel(generation)
-        self._deliver_all()
-        self.loaded.close()
-        self.loaded.device.close()
-        self._tell(finish, self.closed)
+        with self._gate:
+            self._is_over = True
+        try:
+            self._obey(wait=False)  # what came while it ended
+            engine = self.loaded.engine
+            if self._failure is not None:
+                engine.fail(self._failure)
+            for generation, _ in self._work.values():
+                engine.cancel(generation)
+            self._deliver_all()
+        except Exception:
+            log.exception("answers were not ended", extra={"model": self.name})
+        try:
+            self.loaded.close()
+        except Exception:
+            log.exception("a model was not closed", extra={"model": self.name})
+        finally:
+            self.loaded.device.close()
+            self._tell(finish, self.closed)
 
     def _note_progress(self, done: int, total: int) -> None:
         self.progress = done / total if total else 0.0

@@ -19,12 +19,14 @@ from exosuit.errors import (
     ContextFull,
     CorruptFile,
     DoesNotFit,
+    ExosuitError,
     ModelNotFound,
     RequestError,
     ServerBusy,
     UnsupportedModel,
     UsageError,
 )
+from exosuit.serve.metrics import Metrics
 from exosuit.units import MiB
 
 
@@ -494,6 +496,45 @@ def test_without_another_device_every_answer_ends_with_the_error_and_the_service
         assert service.status().devices[0].state == "lost"
 
     serve(rooms.service(devices=["card"], opener=bench), work)
+
+
+def test_who_still_holds_a_model_that_failed_is_told_at_once(rooms):
+    async def work(service):
+        model = await service.open("")
+        device.left = 0
+        assert isinstance(await told(model, request(1)), CardHung)
+        for _ in range(50):  # while its thread ends, and when it has
+            assert isinstance(await told(model, request(2)), CardHung)
+            await asyncio.sleep(0.002)
+        model.release()
+
+    device = FailingDevice("card", 10**9)
+    serve(rooms.service(devices=["card"], opener=lambda name: device), work)
+
+
+def test_a_fault_of_our_own_ends_the_answers_and_not_the_service(rooms, monkeypatch):
+    async def work(service):
+        model = await service.open("")
+        finished, faults = Metrics.step, 0
+
+        def step(self, *arguments):
+            nonlocal faults
+            faults += 1
+            if faults == 3:
+                raise KeyError("a mistake")
+            finished(self, *arguments)
+
+        monkeypatch.setattr(Metrics, "step", step)
+        for problem in await asyncio.gather(
+            *(told(model, request(k, tokens=50)) for k in range(9))
+        ):
+            assert isinstance(problem, ExosuitError)
+            assert "exosuit itself failed" in problem.what
+        model.release()
+        async with await service.open("") as anew:
+            return await answer(anew.generate(request(2)))
+
+    assert serve(rooms.service(), work) == rooms.alone(request(2))
 
 
 def test_a_lost_device_that_was_idle_is_noticed_by_the_next_request(rooms):
