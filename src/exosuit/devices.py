@@ -112,6 +112,9 @@ def explain_device(device: Device) -> list[str]:
     return [
         f"found {card.found.value}, with {human_bytes(card.vram_bytes)} of memory;"
         f" {crossed.round_trips} reads and {crossed.writes} writes so far",
+        "firmware: none is needed by a software card, whose pieces are made up on the spot"
+        if is_software(device.link)
+        else "firmware: the vendor's, from the folder that exosuit setup fills, hashes checked",
         *explain(card.reports),
     ]
 

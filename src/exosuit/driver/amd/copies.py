@@ -81,6 +81,11 @@ class Copies:
         for start in range(0, len(packets), _FILLS_AT_ONCE):
             self._submit(b"".join(packets[start : start + _FILLS_AT_ONCE]))
 
+    @property
+    def submitted(self) -> int:
+        """How many submissions there have been: whether somebody has written since."""
+        return self._value
+
     def finish(self) -> None:
         """Return when everything submitted is done."""
         self._wait(self._value)

@@ -20,7 +20,15 @@ from exosuit.driver.amd.card import Card
 from exosuit.driver.amd.copies import has_passed
 from exosuit.driver.amd.loader import load
 from exosuit.driver.amd.memory import Allocation
-from exosuit.driver.amd.replay import Placed, Scratch, Stream, indirect, lay_out, release
+from exosuit.driver.amd.replay import (
+    Placed,
+    Scratch,
+    Stream,
+    acquire,
+    indirect,
+    lay_out,
+    release,
+)
 from exosuit.driver.amd.ring import COMPUTE_SIGNAL, Seen
 from exosuit.driver.device import Buffer, Launch, Region
 from exosuit.errors import DoesNotFit, ExosuitError, KernelError, LinkError
@@ -34,6 +42,7 @@ from exosuit.silicon.amd.compute import (
     TmpringSize,
     TmpringSize12,
 )
+from exosuit.silicon.amd.pm4 import ALL_CACHES
 from exosuit.units import GpuAddress, human_bytes, round_up
 
 _COMPUTE = {11: Compute, 12: Compute12}
@@ -52,6 +61,7 @@ class AmdDevice:
         self._programs: dict[bytes, Placed] = {}
         self._scratch: dict[int, Scratch] = {}
         self._value = 0
+        self._copies_seen = 0
         self._closed = False
         # What was collected: appended to at any moment, by any thread; given back when it suits.
         self._dropped: deque[Allocation] = deque()
@@ -175,7 +185,12 @@ class AmdDevice:
         """Submit packets to the compute queue and return when all they started is done."""
         self._check_open()
         self.card.memory.flush()
-        self.card.copies.finish()  # the queues do not know of each other
+        copies = self.card.copies
+        copies.finish()  # the queues do not know of each other
+        if copies.submitted != self._copies_seen:
+            # What was copied may be the very packets that are executed next.
+            packets = acquire(ALL_CACHES) + packets
+            self._copies_seen = copies.submitted
         self._value += 1
         value = self._value
         signal = GpuAddress(self.card.page.address + COMPUTE_SIGNAL)

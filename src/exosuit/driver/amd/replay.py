@@ -76,7 +76,7 @@ class Stream:
 
     def begin(self) -> None:
         """Forget everything in caches: copies and the host have written since."""
-        self._append(_acquire(ALL_CACHES))
+        self._append(acquire(ALL_CACHES))
         self._write("COMPUTE_RESOURCE_LIMITS", 0)
         self._write("COMPUTE_START_X", 0, 0, 0)
         self._write("COMPUTE_RESTART_X", 0, 0, 0)
@@ -84,7 +84,7 @@ class Stream:
     def fence(self) -> None:
         """What follows sees what came before."""
         self._append(bytes(EventWrite.build(event=PARTIAL_FLUSH)))
-        self._append(_acquire(SHADER_CACHES))
+        self._append(acquire(SHADER_CACHES))
 
     def launch(
         self, launch: Launch, placed: Placed, arguments: GpuAddress, scratch: Scratch | None
@@ -140,7 +140,7 @@ class Stream:
         self.chunks[-1] += packet
 
 
-def _acquire(caches: int) -> bytes:
+def acquire(caches: int) -> bytes:
     """Invalidate caches over all of memory."""
     return bytes(AcquireMem.build(size_low=_EVERYTHING, size_high=_EVERYTHING, caches=caches))
 

@@ -11,6 +11,7 @@ from tests.contract.check_device import fill, grow, mix
 from exosuit.driver.amd.loader import load
 from exosuit.driver.amd.replay import Placed, Scratch, Stream, lay_out, release
 from exosuit.driver.device import Buffer, Launch
+from exosuit.errors import KernelError
 from exosuit.kernel import Target, compile_kernel
 from exosuit.silicon.amd.code import KernelDescriptor
 from exosuit.silicon.amd.compute import Compute, TmpringSize
@@ -112,6 +113,19 @@ def test_workgroup_memory_is_told_in_granules(programs):
             if isinstance(p, SetShReg) and p.register == 0x212
         ]
         assert dwords(bytes(rsrc.rest))[1] >> 15 & 0x1FF == granules
+
+
+def test_more_workgroup_memory_than_there_is(programs):
+    stream = Stream(Compute, GC_BASE, 32768)
+    image = placed(programs["fill"]).image
+    descriptor = KernelDescriptor(bytearray(bytes(image.descriptor)))
+    descriptor.group_segment_bytes = 32769
+    with pytest.raises(KernelError, match="workgroup memory") as caught:
+        stream.launch(
+            launch(programs["fill"]), Placed(replace(image, descriptor=descriptor), ENTRY),
+            ARGUMENTS, None,
+        )  # fmt: skip
+    assert "32 KiB" in caught.value.cause
 
 
 def test_too_many_packets_for_one_buffer_go_into_several(programs, monkeypatch):
