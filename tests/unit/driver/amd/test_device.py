@@ -18,14 +18,17 @@ from tests.contract.check_device import (
 )
 from tests.contract.serving import serving, unix_address
 from tests.softcard.amd_cards import boot, boot_patiently, check_it_copies, make
+from tests.unit.driver.amd.test_loader import assemble
 
 from exosuit.driver.amd import AmdDevice
 from exosuit.driver.amd.attach import State
+from exosuit.driver.amd.loader import load
 from exosuit.driver.device import Buffer, Launch
 from exosuit.errors import CardHung, DoesNotFit, KernelError, PageFault
 from exosuit.graph import Graph
 from exosuit.link.remote import RemoteLink
 from exosuit.link.tinygpu import TinyGpuLink
+from exosuit.program import Access, Parameter, Program
 
 # The software card runs one dispatch after the other, fence or not: launches cannot meet there.
 SERIAL = [check for check in CHECKS if check is not check_steps_between_fences_are_concurrent]
@@ -239,3 +242,50 @@ def test_what_is_collected_comes_back(cache: Path):
     assert names.count("dropped") <= 1
     assert names.count("replay") <= 1
     device.close()
+
+
+SPILLING = """
+target triple = "amdgcn-amd-amdhsa"
+declare i32 @llvm.amdgcn.workitem.id.x()
+define amdgpu_kernel void @spills(ptr addrspace(1) %out) "amdgpu-no-implicitarg-ptr"
+    "amdgpu-no-dispatch-ptr" "amdgpu-no-queue-ptr" "amdgpu-no-dispatch-id"
+    "amdgpu-flat-work-group-size"="64,64" {
+entry:
+  %table = alloca [64 x i32], addrspace(5)
+  %lane = call i32 @llvm.amdgcn.workitem.id.x()
+  br label %fill
+fill:
+  %k = phi i32 [ 0, %entry ], [ %next, %fill ]
+  %at = getelementptr [64 x i32], ptr addrspace(5) %table, i32 0, i32 %k
+  %tripled = mul i32 %k, 3
+  %value = add i32 %tripled, %lane
+  store volatile i32 %value, ptr addrspace(5) %at
+  %next = add i32 %k, 1
+  %more = icmp ult i32 %next, 64
+  br i1 %more, label %fill, label %done
+done:
+  %which = xor i32 %lane, 63
+  %from = getelementptr [64 x i32], ptr addrspace(5) %table, i32 0, i32 %which
+  %found = load volatile i32, ptr addrspace(5) %from
+  %slot = getelementptr i32, ptr addrspace(1) %out, i32 %lane
+  store i32 %found, ptr addrspace(1) %slot
+  ret void
+}
+"""
+
+
+def test_programs_that_need_scratch_memory_get_it(cache: Path):
+    """Every lane keeps a table of its own in memory that the driver lends it."""
+    code = assemble(SPILLING)
+    parameter = Parameter("out", "i32", Access.OUT)
+    spills = Program("spills", "gfx1100", "spills", code, (parameter,), 64, 0)
+    card = make(cache=cache)
+    device = boot(card)
+    out = device.allocate(4 * 64, "out")
+    assert load(code, "spills").descriptor.private_segment_bytes >= 256
+    device.prepare([Launch(spills, 3, (out.region(),), False)]).run()
+    lanes = np.arange(64)
+    found = device.copy_out(out.region(), np.int32)
+    np.testing.assert_array_equal(found, 3 * (lanes ^ 63) + lanes)
+    device.close()
+    assert card.notes == []
