@@ -31,6 +31,7 @@ def make_app(service: Service, rules: Rules | None = None) -> FastAPI:
         description="Local models, in the dialects of OpenAI, Ollama and Anthropic.",
         docs_url=None,  # the page would load its scripts from elsewhere
         redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         separate_input_output_schemas=False,
     )
     app.state.service = service

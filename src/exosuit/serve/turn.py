@@ -21,7 +21,7 @@ from exosuit.serve.answer import Answer, Reader
 from exosuit.serve.constrain import Form, Grammars, constraints_for, grammars_of
 from exosuit.serve.reasoning import USUAL, Marks, Splitter, is_open, marks_of
 from exosuit.serve.service import ServedModel
-from exosuit.serve.tools import Choice, Style, Tool, style_of
+from exosuit.serve.tools import HERMES, Choice, Style, Tool, style_of
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,17 @@ def ask_chat(model: ServedModel, conversation: Conversation, wishes: Wishes) -> 
     tools = _offered(conversation)
     messages, begun = _without_beginning(conversation.messages)
     variables = {"enable_thinking": conversation.think, "thinking": conversation.think}
+    own = style_of(template.source) if template.knows_tools else None
     rendered = render_conversation(
         template,
         messages,
         [tool.for_template() for tool in tools],
         variables | dict(conversation.variables),
+        in_words=own is None,
     )
     segments = (*rendered.segments, Segment(begun)) if begun else rendered.segments
     marks = marks_of(template.source)
-    style = style_of(template.source) if template.knows_tools else style_of("")
+    style = own or HERMES  # the style of the words, too
     inside = marks is not None and not begun and is_open(rendered.text, marks)
     turn = Turn(
         model,

@@ -8,6 +8,7 @@ import pytest
 
 from exosuit.errors import RequestError, TemplateFailed
 from exosuit.models.chat import ChatTemplate, render_conversation
+from exosuit.models.chat.tools import with_ids
 
 TOOL = {
     "type": "function",
@@ -115,3 +116,58 @@ def test_faults_stay_faults() -> None:
 def test_names_of_the_templates_own_cannot_be_given(name: str) -> None:
     with pytest.raises(RequestError, match=name):
         render_conversation(ChatTemplate(PLAIN), CONVERSATION[:2], (), {"x": 1, name: "y"})
+
+
+MISTRAL = (
+    "{% for t in tools or [] %}{{ t.function.name }}{% endfor %}{% for m in messages %}"
+    "{% for c in m.tool_calls or [] %}{% if c.id | length != 9 %}{{ raise_exception('id') }}"
+    "{% endif %}<{{ c.id }}>{% endfor %}"
+    "{% if m.role == 'tool' %}"
+    "{% if m.tool_call_id is not defined or m.tool_call_id | length != 9 %}"
+    "{{ raise_exception('id') }}{% endif %}</{{ m.tool_call_id }}>{% endif %}{% endfor %}"
+)
+
+
+def call(name: str, **more: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "arguments": {}}, **more}
+
+
+def test_calls_and_results_have_ids_that_mistral_takes() -> None:
+    long = [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "", "tool_calls": [call("a", id="call_0123456789abcdef")]},
+        {"role": "tool", "content": "1", "tool_call_id": "call_0123456789abcdef"},
+    ]
+    given, answered = rendered(MISTRAL, long).removeprefix("weather").split(">", 1)
+    assert answered == f"</{given[1:]}>"
+    short = [long[0], {**long[1], "tool_calls": [call("a", id="abcdef012")]},
+             {**long[2], "tool_call_id": "abcdef012"}]  # fmt: skip
+    assert rendered(MISTRAL, short) == "weather<abcdef012></abcdef012>"
+
+
+def test_results_without_ids_find_their_calls() -> None:
+    """Ollama's have a name at most."""
+    calls = {"role": "assistant", "content": "", "tool_calls": [call("a"), call("b"), call("c")]}
+    results = [
+        {"role": "tool", "content": "1", "name": "b"},
+        {"role": "tool", "content": "2"},
+        {"role": "tool", "content": "3"},
+    ]
+    found = with_ids([calls, *results])
+    a, b, c = (entry["id"] for entry in found[0]["tool_calls"])
+    assert len({a, b, c}) == 3
+    assert [message["tool_call_id"] for message in found[1:]] == [b, a, c]
+
+
+def test_a_call_without_words_has_the_content_that_the_template_expects() -> None:
+    looks = HERMES.replace(
+        "{{ m.content }}", "{% if m.content is not none %}[{{ m.content }}]{% endif %}"
+    )
+    assert "<assistant><tool_call>" in rendered(looks)
+    assert "<assistant><tool_call>" in rendered(HERMES)
+
+
+def test_tools_can_be_told_in_words_to_any_template() -> None:
+    text = render_conversation(ChatTemplate(HERMES), CONVERSATION, [TOOL], in_words=True).text
+    assert "<tools>" in text
+    assert '<tool_call>\n{"name": "weather"' in text

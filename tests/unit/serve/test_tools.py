@@ -193,7 +193,8 @@ def test_plain_text_is_never_changed(text: str) -> None:
         ("<tool_call>\n<function={{ name }}>", QWEN),
         ("<tool_call>\n{{ call | tojson }}", HERMES),
         ("<|start_header_id|>ipython<|end_header_id|>", LLAMA),
-        ("<|im_start|>", HERMES),
+        ("<|im_start|>", None),
+        ("<tool_call>{{ name }}<arg_key>", None),
     ],
 )
 def test_the_style_is_told_from_the_template(template: str, style: object) -> None:

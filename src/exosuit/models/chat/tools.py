@@ -7,7 +7,9 @@ message, calls and results become text, in the way of Hermes, which is the most 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -22,12 +24,17 @@ RESERVED = frozenset(
 )
 """Names that nobody else may give to a template."""
 
+_SHORT_ID = re.compile("[A-Za-z0-9]{9}")
+_ASKS_FOR_NONE = re.compile(r"content['\"]?\]? is (not )?none")
+
 
 def render_conversation(
     template: ChatTemplate,
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] = (),
     variables: Mapping[str, Any] | None = None,
+    *,
+    in_words: bool = False,
 ) -> Prompt:
     """The prompt of a conversation that may offer tools and hold calls and their results.
 
@@ -35,6 +42,7 @@ def render_conversation(
                "arguments": object}}], "tool_call_id", "name"}], the last four where they apply
     tools      [{"type": "function", "function": {"name", "description", "parameters"}}]
     variables  further names for the template; those of value None are left out
+    in_words   tools are told in words even to a template that knows them
     Raises as `ChatTemplate.render` does, and RequestError for a name that is the template's own.
     """
     given = {name: value for name, value in (variables or {}).items() if value is not None}
@@ -49,16 +57,46 @@ def render_conversation(
     )
     if not speaks_of_tools:
         return template.render(messages, **given)
-    if not template.knows_tools:
+    if in_words or not template.knows_tools:
         return template.render(as_text(messages, tools), **given)
     offered = tools or None
+    suited = [_with_content(message, template) for message in with_ids(messages)]
     try:
-        return template.render(messages, tools=offered, **given)
+        return template.render(suited, tools=offered, **given)
     except TemplateFailed:
-        texts = [_with_text_arguments(message) for message in messages]
-        if texts == list(messages):
+        texts = [_with_text_arguments(message) for message in suited]
+        if texts == suited:
             raise
         return template.render(texts, tools=offered, **given)
+
+
+def with_ids(messages: Sequence[Message]) -> list[Message]:
+    """Every call and result with an id of nine letters and digits, as Mistral's templates demand.
+
+    A result without one belongs to the first call of its name, or of any, that has no result yet.
+    """
+    open_calls: list[tuple[str, str]] = []
+    found: list[Message] = []
+    for number, message in enumerate(messages):
+        if message.get("tool_calls"):
+            given = cast("list[dict[str, Any]]", message["tool_calls"])
+            calls: list[dict[str, Any]] = [
+                call | {"id": _short(call.get("id") or f"{number}.{place}")}
+                for place, call in enumerate(given)
+            ]
+            open_calls = [(call["id"], call["function"]["name"]) for call in calls]
+            message = {**message, "tool_calls": calls}
+        elif message.get("role") == "tool":
+            id = message.get("tool_call_id")
+            if id:
+                id = _short(id)
+            else:
+                named = [entry for entry in open_calls if entry[1] == message.get("name")]
+                id = next((entry[0] for entry in [*named, *open_calls]), _short(f"{number}"))
+            open_calls = [entry for entry in open_calls if entry[0] != id]
+            message = {**message, "tool_call_id": id}
+        found.append(message)
+    return found
 
 
 def as_text(
@@ -99,6 +137,17 @@ def _call(call: Message) -> str:
     function = call["function"]
     said = {"name": function["name"], "arguments": function["arguments"]}
     return f"<tool_call>\n{json.dumps(said, ensure_ascii=False)}\n</tool_call>"
+
+
+def _with_content(message: Message, template: ChatTemplate) -> Message:
+    """A call without words has no content for templates that look whether it has, else none."""
+    if message.get("tool_calls") and not message.get("content"):
+        return {**message, "content": None if _ASKS_FOR_NONE.search(template.source) else ""}
+    return message
+
+
+def _short(id: str) -> str:
+    return id if _SHORT_ID.fullmatch(id) else hashlib.sha256(id.encode()).hexdigest()[:9]
 
 
 def _with_text_arguments(message: Message) -> Message:

@@ -95,14 +95,14 @@ def message_of(message: Message, param: str) -> dict[str, Any]:
     if message.tool_calls:
         plain["tool_calls"] = [
             {
-                "id": call.id or f"call_{number}",
+                "id": call.id or "",
                 "type": "function",
                 "function": {
                     "name": call.function.name,
                     "arguments": call.function.arguments or {},
                 },
             }
-            for number, call in enumerate(message.tool_calls)
+            for call in message.tool_calls
         ]
     return plain
 

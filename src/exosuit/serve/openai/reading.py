@@ -70,14 +70,14 @@ def message_of(message: Message, param: str) -> dict[str, Any]:
     if message.tool_calls:
         plain["tool_calls"] = [
             {
-                "id": call.id or f"call_{number}",
+                "id": call.id or "",
                 "type": "function",
                 "function": {
                     "name": call.function.name,
                     "arguments": arguments_of(call.function.arguments),
                 },
             }
-            for number, call in enumerate(message.tool_calls)
+            for call in message.tool_calls
             if call.function is not None
         ]
     return plain

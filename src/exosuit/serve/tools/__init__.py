@@ -6,6 +6,6 @@ come, `grammar` forces calls.
 
 from exosuit.serve.tools.definitions import CallDelta, Choice, Tool
 from exosuit.serve.tools.reading import Parser
-from exosuit.serve.tools.styles import Style, style_of
+from exosuit.serve.tools.styles import HERMES, Style, style_of
 
-__all__ = ["CallDelta", "Choice", "Parser", "Style", "Tool", "style_of"]
+__all__ = ["HERMES", "CallDelta", "Choice", "Parser", "Style", "Tool", "style_of"]

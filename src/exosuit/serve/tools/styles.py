@@ -49,9 +49,10 @@ QWEN = Style(
 )
 
 
-def style_of(template: str) -> Style:
-    """By what the template's source writes; Hermes, the most common, where it says nothing."""
+def style_of(template: str) -> Style | None:
+    """By what the template's source writes; None for a style that is not known here."""
     for sign, style in (
+        ("<arg_key>", None),  # GLM's, between the same marks as Hermes's
         ("[ARGS]", MISTRAL_NAMES),
         ("[TOOL_CALLS]", MISTRAL),
         ("<function=", QWEN),
@@ -61,4 +62,4 @@ def style_of(template: str) -> Style:
     ):
         if sign in template:
             return style
-    return HERMES
+    return None
