@@ -124,6 +124,12 @@ def serve(
     return asyncio.run(main())
 
 
+def request(salt: int, prompt: int = 12, tokens: int = 10, **sampling: Any) -> Request:
+    """A prompt of so many tokens, none like another."""
+    ids = tuple((salt * 37 + k * k * 11) % 500 + 2 for k in range(prompt))
+    return Request(ids, replace(GREEDY, **sampling), tokens)
+
+
 async def answer(stream: Stream) -> list[int]:
     """All of it; checks that events and generation agree."""
     tokens: list[int] = []
