@@ -13,22 +13,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from exosuit.driver.boot import Progress
     from exosuit.driver.device import Device
     from exosuit.engine.open import LoadedModel
     from exosuit.settings import Settings
 
 
 def open_device(
-    name: str = "auto", settings: Settings | None = None, threads: int | None = None
+    name: str = "auto",
+    settings: Settings | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Device:
     """The device of that name, as in `--device`; UsageError for one that cannot be opened here.
 
-    threads  of the cpu device; its own default is one for each core
+    threads   of the cpu device; its own default is one for each core
+    progress  is told of each step of a card's boot
     """
     from exosuit.devices import open_by_name
     from exosuit.settings import Settings
 
-    return open_by_name(name, settings or Settings.from_environment(), threads)
+    return open_by_name(name, settings or Settings.from_environment(), threads, progress)
 
 
 def list_devices() -> list[dict[str, Any]]:

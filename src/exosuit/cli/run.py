@@ -18,6 +18,7 @@ from exosuit.settings import Settings
 from exosuit.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
+    from exosuit.driver.boot import BootStep
     from exosuit.engine.batch import Sampling
     from exosuit.engine.open import LoadedModel
     from exosuit.engine.request import Generation
@@ -169,7 +170,9 @@ def open_for(arguments: argparse.Namespace, settings: Settings) -> Model:
         remote = served(path, settings, arguments.context)
         if remote is not None:
             return remote
-    device = open_device(arguments.device or settings.device, settings, arguments.threads)
+    device = open_device(
+        arguments.device or settings.device, settings, arguments.threads, _Starting().tell
+    )
     with _Loading(f"loading {path.name}") as loading:
         loaded = open_model(
             path,
@@ -183,6 +186,17 @@ def open_for(arguments: argparse.Namespace, settings: Settings) -> Model:
             f"the context is {loaded.engine.context} tokens: the model was trained for no more"
         )
     return loaded
+
+
+class _Starting:
+    """Tells of the steps of a card's boot once that takes longer than a second."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def tell(self, step: BootStep, index: int, count: int) -> None:
+        if time.monotonic() - self._started > 1:
+            render.note(f"starting the card, {index + 1} of {count}: {step.why}")
 
 
 class _Loading:
