@@ -109,6 +109,8 @@ def nearest(address: int, buffers: Sequence[Named]) -> str:
         return f"{human_bytes(-offset)} before {closest.name}"
     if offset < closest.size:
         return f"{human_bytes(offset)} into {closest.name}, whose pages do not allow it"
+    if offset == closest.size:  # reports hold pages, so it may be anywhere in that one
+        return f"right past the end of {closest.name}"
     return f"{human_bytes(offset - closest.size)} past the end of {closest.name}"
 
 

@@ -33,7 +33,7 @@ def report(source: Source, context0: int = 0, context1: int = 0, client: Client 
         (0x21040, "64 B past the end of kv"),
         (0x20800, "2 KiB into kv, whose pages do not allow it"),
         (0xFF00, "256 B before weights"),
-        (0x14000, "0 B past the end of weights"),
+        (0x14000, "right past the end of weights"),
     ],
 )
 def test_the_nearest_buffer(address: int, words: str):
