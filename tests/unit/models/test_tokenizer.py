@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -252,3 +253,15 @@ def test_text_that_goes_on_gets_no_space_before_it(shared: Path) -> None:
         first := tokenizer.encode("once", add_special=False, continues=True)[0]
     )
     assert not tokenizer.piece(first).startswith(b" ")
+
+
+def test_words_of_strangers_are_not_kept(shared: Path) -> None:
+    tokenizer = Tokenizer.from_metadata(vocabularies.stories(shared))
+    long = [letter * 200_000 for letter in "abcdefghij"]
+    tracemalloc.start()
+    for word in long:
+        assert tokenizer.encode(word)
+        assert tokenizer.encode(word[:30]) == tokenizer.encode(word[:30])
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 100_000

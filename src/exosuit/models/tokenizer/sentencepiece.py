@@ -19,6 +19,7 @@ from exosuit.models.tokenizer.vocabulary import TokenType, Vocabulary, byte_toke
 
 _SPACE = "▁"  # U+2581 stands for a space inside tokens
 _REMEMBERED_WORDS = 1 << 16
+_LONGEST_REMEMBERED = 64  # characters; a stranger's words may be megabytes long
 
 
 class SentencePiece:
@@ -57,9 +58,11 @@ class SentencePiece:
         for word in self._words.findall(text):
             known = remembered.get(word)
             if known is None:
+                known = self._join(word)
                 if len(remembered) >= _REMEMBERED_WORDS:
                     self._remembered = remembered = {}
-                known = remembered[word] = self._join(word)
+                if len(word) <= _LONGEST_REMEMBERED:
+                    remembered[word] = known
             ids += known
         return ids
 
