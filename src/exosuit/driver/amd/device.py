@@ -58,7 +58,7 @@ class AmdDevice:
         self.target = card.registers.kinds.target
         self.card = card
         self.link = link
-        self._programs: dict[bytes, Placed] = {}
+        self._programs: dict[tuple[bytes, str], Placed] = {}
         self._scratch: dict[int, Scratch] = {}
         self._value = 0
         self._copies_seen = 0
@@ -117,6 +117,7 @@ class AmdDevice:
 
     def copy_in(self, region: Region, data: NDArray[Any]) -> None:
         flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        assert flat.size <= region.size_bytes, region.buffer.name
         allocation = self._of(region)
         if allocation.host is not None:
             self._write_host(allocation, region.offset, flat)
@@ -236,7 +237,8 @@ class AmdDevice:
                 cause="it was compiled for another machine",
                 next="compile it for this device's target",
             )
-        placed = self._programs.get(program.code)
+        key = program.code, program.entry
+        placed = self._programs.get(key)
         if placed is None:
             image = load(program.code, program.entry, self.target)
             memory = self.card.memory.take(
@@ -245,7 +247,7 @@ class AmdDevice:
             self.card.memory.flush()
             self.card.copies.write(memory.address, np.frombuffer(image.bytes, np.uint8))
             placed = Placed(image, GpuAddress(memory.address + image.entry_offset))
-            self._programs[program.code] = placed
+            self._programs[key] = placed
         return placed
 
     def _scratch_for(self, placed: Placed) -> Scratch | None:
