@@ -12,9 +12,6 @@ from typing import Any
 import llvmlite
 import llvmlite.binding as llvm
 
-# Characters of IR. Beyond that LLVM's quick way of making code pays: four times as fast, for code
-# that takes a quarter longer.
-_LARGE = 600_000
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -29,16 +26,16 @@ class HostCode:
         self._folder = folder
         self._engines: list[Any] = []
 
-    def functions(self, key: str, ir: str, *names: str) -> list[int]:
+    def functions(self, key: str, ir: str, *names: str, optimise: bool = True) -> list[int]:
         """Addresses of functions of the module `ir`, which is made only where `key` is unknown."""
-        return self.load(self.object(key, ir), *names)
+        return self.load(self.object(key, ir, optimise), *names)
 
-    def object(self, key: str, ir: str) -> bytes:
+    def object(self, key: str, ir: str, optimise: bool = True) -> bytes:
         """The object of a module, from the folder if it is there."""
         name = hashlib.sha256(f"{key}\n{_machine_name()}".encode()).hexdigest()[:40]
         found = self._read(name)
         if found is None:
-            found = compile_ir(ir)
+            found = compile_ir(ir, optimise)
             self._write(name, found)
         return found
 
@@ -76,9 +73,9 @@ class HostCode:
                 temporary.unlink(missing_ok=True)
 
 
-def compile_ir(ir: str) -> bytes:
+def compile_ir(ir: str, optimise: bool = True) -> bytes:
     """An object for this host. RuntimeError for IR that LLVM refuses: a mistake of ours."""
-    machine = _target_machine(optimise=len(ir) < _LARGE)
+    machine = _target_machine(optimise)
     module = llvm.parse_assembly(ir)
     module.data_layout = str(machine.target_data)
     module.verify()

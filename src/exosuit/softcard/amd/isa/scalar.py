@@ -405,8 +405,6 @@ def scalar_load(wave: Wave, made: Instruction) -> None:
     address = wave.scalar_pair(2 * word.sbase) + made.literal
     if word.soffset != NULL:
         address = address + wave.scalar(word.soffset).to("i64")
-    wave.routine(
-        "load_scalars", wave.STATE, wave.place(state.scalar_offset(made.sdst)), address & ~3,
-        wave.ir.constant("i64", count),
-    )  # fmt: skip
+    place = wave.place(state.scalar_offset(made.sdst))
+    wave.routine(f"load_scalars_{count}", wave.STATE, place, address & ~3)
     wave.forget_scalars(range(made.sdst, made.sdst + count))

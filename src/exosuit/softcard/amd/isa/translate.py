@@ -19,7 +19,7 @@ from exosuit.softcard.amd.isa.scalar import IGNORED, scalar, scalar_load
 from exosuit.softcard.amd.isa.vector import dual, vector
 from exosuit.softcard.amd.isa.wave import FloatMode, Untranslated, Wave
 
-VERSION = 4
+VERSION = 5
 """Part of the key of cached code; another number for every change of what is translated how."""
 
 

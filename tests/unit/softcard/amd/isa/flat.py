@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import tempfile
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,12 +44,18 @@ class FlatTlb:
         return int(self.entries[page])
 
 
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Host code of this test run: the routines are made once."""
+    return tempfile.TemporaryDirectory()
+
+
 class FlatCard:
     """Memory that is handed out once, and programs that run on it."""
 
     def __init__(self, size: int = 64 << 20, threads: int = 1, **options: Any) -> None:
         self.tlb = FlatTlb(size)
-        self.shaders = Shaders("gfx1100", self.tlb, None, threads, **options)
+        self.shaders = Shaders("gfx1100", self.tlb, Path(_folder().name), threads, **options)
         self.top = PAGE  # nothing lies in the first page
 
     def place(self, data: np.ndarray | bytes, align: int = 256) -> int:

@@ -118,7 +118,8 @@ def routines() -> Iterator[Routine]:
             yield _transfer(f"{space}_load_{name}", space, shape, READ)
         for name, shape in _STORES.items():
             yield _transfer(f"{space}_store_{name}", space, shape, WRITE)
-    yield _load_scalars()
+    for count in (1, 2, 4, 8, 16):
+        yield _load_scalars(count)
 
 
 class Space:
@@ -145,7 +146,7 @@ class Space:
         if self.kind == "local":
             return self._local(address, size, buffer), None
         if size == 1:
-            return self._pointer(self._translate(address)), None
+            return self.place(address), None
         ir, tag = self.ir, self.ir.name()
         whole, torn, done = f"{tag}.whole", f"{tag}.torn", f"{tag}.done"
         crosses = (address & (PAGE - 1)).compare("ugt", PAGE - size)
@@ -158,7 +159,7 @@ class Space:
             )
         ir.jump(done)
         ir.label(whole)
-        direct = self._pointer(self._translate(address))
+        direct = self.place(address)
         last = f"{tag}.last"
         ir.jump(last)
         ir.label(last)
@@ -166,6 +167,10 @@ class Space:
         ir.label(done)
         pointer = ir.assign(f"phi ptr [ {buffer}, %{torn} ], [ {direct}, %{last} ]")
         return pointer, crosses
+
+    def place(self, address: Lanes) -> str:
+        """The place of an access within one page of the card's memory."""
+        return self._pointer(self._translate(address))
 
     def _pointer(self, host: Lanes) -> str:
         return self.ir.assign(f"inttoptr {host.typed} to ptr")
@@ -322,20 +327,19 @@ def _store_lane(ir: Function, shape: Shape, pointer: str, register: str) -> None
         ir.store(_narrowed(shape, value), ir.address(pointer, 4 * k), 1)
 
 
-def _load_scalars() -> Routine:
-    """Dwords at a dword-aligned address into consecutive scalar registers."""
-    routine = Routine("load_scalars", "ptr %state, ptr %to, i64 %address, i64 %count")
+def _load_scalars(count: int) -> Routine:
+    """`count` dwords at a dword-aligned address into consecutive scalar registers."""
+    routine = Routine(f"load_scalars_{count}", "ptr %state, ptr %to, i64 %address")
     ir = routine.function
-    ir.jump("more")
-    ir.label("more")
-    following = Lanes(ir, "i64", 1, "%next")
-    k = ir.phi("i64", 1, (0, "entry"), (following, "more"))
-    at = k * 4 + routine.argument("i64", "address")
-    host = ir.value("i64", 1, f"call i64 @translate(ptr %state, {at.typed}, i32 {READ})")
-    value = ir.load("i32", 1, ir.assign(f"inttoptr {host.typed} to ptr"), 4)
-    ir.store(value, ir.assign(f"getelementptr i32, ptr %to, {k.typed}"), 4)
-    ir.emit(f"%next = add i64 {k.text}, 1")
-    ir.branch(following.ult(routine.argument("i64", "count")), "more", "done")
-    ir.label("done")
+    address = routine.argument("i64", "address")
+    space = Space(ir, "global", READ)
+    torn = (address & (PAGE - 1)).compare("ugt", PAGE - 4 * count)
+    ir.branch(torn, "torn", "whole")
+    ir.label("whole")
+    place = space.place(address)
+    ir.store(ir.load("i32", count, place, 4), "%to", 4)
+    ir.emit("ret void")
+    ir.label("torn")
+    ir.emit(f"call void @bytes(ptr %state, {address.typed}, ptr %to, i64 {4 * count}, i32 {READ})")
     ir.emit("ret void")
     return routine
