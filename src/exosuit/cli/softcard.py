@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +40,10 @@ def register(subparsers: Subparsers[Any]) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="end the session of a driver that strays"
     )
+    parser.add_argument(
+        "--until-input-ends", action="store_true",
+        help="end with standard input: a card that must not outlive who started it",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
@@ -57,6 +63,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
+        if arguments.until_input_ends:
+            threading.Thread(target=_watch_input, args=(server.stop,), daemon=True).start()
         render.text(f"ready {server.address}")
         sys.stdout.flush()
         server.serve()
@@ -70,3 +78,9 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if len(card.notes) > 10:
         render.note(f"and {len(card.notes) - 10} more such accesses")
     return 0
+
+
+def _watch_input(stop: Callable[[], None]) -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    stop()

@@ -172,8 +172,12 @@ class ServerProcess(Closing):
         self._log: int | None = log
 
     @classmethod
-    def start(cls, command: Sequence[str], path: Path, timeout_s: float = 10.0) -> Self:
+    def start(
+        cls, command: Sequence[str], path: Path, timeout_s: float = 10.0, pipe: bool = False
+    ) -> Self:
         """Start `command` and wait until something listens at `path`.
+
+        pipe  its standard input is a pipe that ends when this process does, however that ends
 
         Raises HelperMissing, with the last words of the program, if it cannot be started, ends, or
         does not listen in time; nothing is left running then.
@@ -182,7 +186,11 @@ class ServerProcess(Closing):
         os.unlink(scratch)
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                stdin=subprocess.PIPE if pipe else subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         except OSError as error:
             os.close(log)
@@ -232,6 +240,8 @@ class ServerProcess(Closing):
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         if self._log is not None:
             os.close(self._log)
             self._log = None

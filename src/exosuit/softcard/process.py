@@ -35,9 +35,10 @@ class SoftLink(TinyGpuLink):
         words = [sys.executable, "-m", "exosuit", "softcard", chip, "--listen", f"unix:{path}"]
         for key, value in chosen.items():
             words += [f"--{key}"] if key == "strict" else [f"--{key}", value]
+        words.append("--until-input-ends")
         server: ServerProcess | None = None
         try:
-            server = ServerProcess.start(words, path, timeout_s)
+            server = ServerProcess.start(words, path, timeout_s, pipe=True)
             link = cls.open(path, name=f"soft:{spec}", timeout_s=ANSWER_S)
         except ExosuitError:
             if server is not None:
