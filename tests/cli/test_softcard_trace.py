@@ -93,3 +93,14 @@ def test_nothing_is_left_of_a_card_in_its_own_process():
         assert folder.exists()
     assert process.poll() is not None
     assert not folder.exists()
+
+
+def test_a_card_of_our_own_process_ends_with_it():
+    link = SoftLink.start("generic,vram=16M,bar=16M")
+    assert link._server is not None
+    process = link._server.process
+    assert process.poll() is None
+    assert process.stdin is not None
+    process.stdin.close()  # what the system does when we end, by whatever signal
+    assert process.wait(20) == 0
+    link.close()
