@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import prod
 
+from exosuit.models.encoder import ENCODERS
 from exosuit.models.matrices import format_of, packed_bytes
 from exosuit.models.model import ARCHITECTURES
 from exosuit.ops.formats import FORMATS, ROWS
@@ -31,7 +32,11 @@ def placed_bytes(shape: tuple[int, ...], kind: StorageType) -> int:
 def caveats(architecture: str, kinds: Iterable[StorageType]) -> list[str]:
     """What should be known before relying on a plan for exosuit itself."""
     found: list[str] = []
-    if architecture not in ARCHITECTURES:
+    if architecture in ENCODERS:
+        found.append(
+            "it makes embeddings: it keeps no cache and decodes nothing, only prefill counts"
+        )
+    elif architecture not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
         found.append(
             f"exosuit cannot run the architecture {architecture} yet (it knows {known}); this is"

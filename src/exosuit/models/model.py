@@ -15,6 +15,7 @@ from exosuit.errors import UnsupportedModel
 from exosuit.graph import Arena, Graph
 from exosuit.models.config import Config
 from exosuit.models.decoder import Architecture, CacheKind
+from exosuit.models.encoder import ENCODERS
 from exosuit.models.gemma3 import Gemma3
 from exosuit.models.gguf import GgufFile
 from exosuit.models.llama import Llama
@@ -121,6 +122,13 @@ class Model:
         compiled = programs.compile_seconds
         config = Config.read(file)
         kind = ARCHITECTURES.get(config.architecture)
+        if config.architecture in ENCODERS:
+            raise UnsupportedModel(
+                f"{file.path.name} makes embeddings and writes no text",
+                cause=f"its architecture is {config.architecture!r}",
+                next="exosuit serve, and ask it at /v1/embeddings or /api/embed",
+                architecture=config.architecture,
+            )
         if kind is None:
             raise UnsupportedModel(
                 f"{file.path.name} is of the architecture {config.architecture!r}",

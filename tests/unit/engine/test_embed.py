@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.peers.bert_models import TINY_VOCABULARY, BertShape, write_bert
+from tests.peers.random_models import SMALL, write_model
 
 from exosuit.driver.cpu import CpuDevice
 from exosuit.engine.embed import EmbeddingModel, is_embedding_model, open_embedding_model
+from exosuit.engine.open import open_model
 from exosuit.errors import ContextFull, CorruptFile, ModelError, RequestError, UnsupportedModel
 from exosuit.kernel import Target
 from exosuit.models.gguf import GgufFile
@@ -65,10 +68,13 @@ def test_ids_that_are_none(model: EmbeddingModel, tokens: list[int]) -> None:
         model.embed([[2, 3], tokens])
 
 
-def test_which_files_it_opens(model: EmbeddingModel, tmp_path: Path) -> None:
+def test_which_files_it_opens(device: CpuDevice, model: EmbeddingModel, tmp_path: Path) -> None:
     assert is_embedding_model(model.file)
-    with GgufFile.open(write_bert(tmp_path / "x.gguf", SHAPE)) as file:
-        assert is_embedding_model(file)
+    path = write_model(tmp_path / "llama.gguf", replace(SMALL["llama"], n_layers=1), "F32")
+    with GgufFile.open(path) as file:
+        assert not is_embedding_model(file)
+    with pytest.raises(UnsupportedModel, match="architecture 'llama'"):
+        open_embedding_model(path, device, None)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +96,13 @@ def test_files_that_are_not_what_they_say(
     path = write_bert(tmp_path / "bad.gguf", SHAPE, changed=changed)
     with pytest.raises(kind):
         open_embedding_model(path, device, None)
+
+
+def test_who_wants_text_of_it_is_told(device: CpuDevice, tmp_path: Path) -> None:
+    path = write_bert(tmp_path / "bert.gguf", SHAPE)
+    with pytest.raises(UnsupportedModel, match="makes embeddings") as caught:
+        open_model(path, device, None)
+    assert "/v1/embeddings" in caught.value.next
 
 
 def test_a_model_that_ranks_is_refused(device: CpuDevice, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ class Served:
     pieces: bool = False  # says that it serves any span
     most: int = 99  # connections at a time; further ones are told 503
     open: int = 0
+    guard: Any = field(default_factory=threading.Lock, repr=False)
     states_length: bool = True
     cuts: list[int] = field(default_factory=list)  # bytes sent before each connection is cut
     statuses: list[int] = field(default_factory=list)  # answered first, one per request
@@ -62,13 +64,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", served.redirect)
             self.send_header("Content-Length", "0")
             return self.end_headers()
-        if served.open >= served.most:
-            return self._plain(503)
-        served.open += 1
+        with served.guard:
+            if served.open >= served.most:
+                return self._plain(503)
+            served.open += 1
         try:
             return self._body(served)
         finally:
-            served.open -= 1
+            with served.guard:
+                served.open -= 1
 
     def _plain(self, status: int) -> None:
         self.send_response(status)
