@@ -342,7 +342,9 @@ def test_the_keyboard_alone(visit: Open) -> None:
     assert names == [], "every control has a name"
 
 
-def test_the_server_view(visit: Open) -> None:
+def test_the_server_view(visit: Open, http: httpx.Client) -> None:
+    for loaded in http.get("/exosuit/status").json()["loaded"]:  # by other tests of this server
+        http.post("/exosuit/unload", json={"model": loaded["name"]})
     page = visit()
     tune(page, max_tokens=60)
     ask(page, "Hello!")
