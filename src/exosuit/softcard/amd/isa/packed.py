@@ -190,26 +190,33 @@ def pair_products(a: Lanes, b: Lanes) -> Lanes:
     return products.shuffle(even) + products.shuffle(odd)
 
 
-def _dot_halves(wave: Wave, kind: str, accumulate: bool = False) -> None:
+def _dot_halves(wave: Wave, kind: str) -> None:
+    """Sums of two products of halves, and an f32."""
     made = wave.instruction
-    if accumulate:
-        total = wave.as_float(wave.vector(made.vdst), "float")
-    else:
-        total = wave.as_float(word(wave, 2), "float")
-        if made.neg >> 2 & 1:
-            total = -total
-        if made.neg_hi >> 2 & 1:
-            total = total.absolute()
+    total = wave.as_float(word(wave, 2), "float")
+    if made.neg_hi >> 2 & 1:
+        total = total.absolute()
+    if made.neg >> 2 & 1:
+        total = -total
+    total = _pair_added(wave, kind, total)
+    if made.clamp:
+        total = wave.clamped(total)
+    wave.set_vector(made.vdst, total.view("i32"), wave.writes())
+
+
+def _pair_added(wave: Wave, kind: str, total: Lanes) -> Lanes:
     for high in (0, 1):
         if kind == "f16":
             a, b = (_dot_half(wave, k, high) for k in (0, 1))
         else:
             a, b = (bfloat(half(wave, k, high, True)) for k in (0, 1))
         total = a.fma(b, total)
-    total = wave.flushed(total, "float")
-    if made.clamp:
-        total = wave.clamped(total)
-    wave.set_vector(made.vdst, total.view("i32"), wave.writes())
+    return wave.flushed(total, "float")
+
+
+def dot2_accumulated(wave: Wave) -> Lanes:
+    """v_dot2acc_f32_f16: two products of halves added to what the destination holds."""
+    return _pair_added(wave, "f16", wave.old("float"))
 
 
 def _dot_half(wave: Wave, index: int, high: int) -> Lanes:
@@ -217,11 +224,6 @@ def _dot_half(wave: Wave, index: int, high: int) -> Lanes:
         return half_float(wave, index, high)
     bits = word(wave, index, True)
     return wave.as_float(((bits >> 16) if high else bits).to("i16"), "half")
-
-
-def dot2_accumulate(wave: Wave) -> None:
-    """v_dot2acc_f32_f16 of VOP2 and VOPD: the destination is the third source."""
-    _dot_halves(wave, "f16", accumulate=True)
 
 
 def bfloat(bits: Lanes) -> Lanes:

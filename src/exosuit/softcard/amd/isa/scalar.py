@@ -15,7 +15,7 @@ from exosuit.silicon.amd.isa.operands import EXEC, M0, NULL
 from exosuit.softcard.amd.isa import integers, state
 from exosuit.softcard.amd.isa.decode import Instruction
 from exosuit.softcard.amd.isa.ir import Lanes
-from exosuit.softcard.amd.isa.wave import Untranslated, Wave
+from exosuit.softcard.amd.isa.wave import FloatMode, Untranslated, Wave
 
 IGNORED = frozenset({
     "s_nop", "s_delay_alu", "s_waitcnt", "s_waitcnt_vscnt", "s_waitcnt_vmcnt", "s_waitcnt_expcnt",
@@ -331,6 +331,31 @@ def mode_bits(wave: Wave) -> int:
     return kept | mode.clamp_nan << 8 | mode.ieee << 9
 
 
+def _set_mode(wave: Wave, made: Instruction) -> None:
+    """s_round_mode, s_denorm_mode, s_setreg_imm32_b32 of MODE: compilers change it for a division.
+
+    The change holds up to the end of the block, where the program's own mode must be back.
+    """
+    if made.name == "s_round_mode":
+        offset, size, value = 0, 4, made.literal & 15
+    elif made.name == "s_denorm_mode":
+        offset, size, value = 4, 4, made.literal & 15
+    else:
+        where = made.dwords[0] & 0xFFFF
+        if where & 63 != _MODE_REGISTER:
+            raise Untranslated(f"{made.name} of register {where & 63}")
+        offset, size, value = where >> 6 & 31, (where >> 11) + 1, made.literal
+    mask = (1 << size) - 1 << offset
+    bits = mode_bits(wave) & ~mask | value << offset & mask
+    if bits & 15 or bits >> 10:
+        raise Untranslated(f"{made.name}: MODE {bits:#x}")
+    wave.mode = FloatMode(
+        flush_single=bits >> 4 & 3 == 0, flush_other=bits >> 6 & 3 == 0,
+        clamp_nan=bool(bits >> 8 & 1), ieee=bool(bits >> 9 & 1),
+    )  # fmt: skip
+    wave.ir.ieee = wave.mode.ieee
+
+
 def _send_message(wave: Wave, made: Instruction) -> None:
     message = made.sources[0]
     if message == _REAL_TIME:
@@ -383,6 +408,9 @@ _SPECIAL: dict[str, Callable[[Wave, Instruction], None]] = {
     ),
     "s_getpc_b64": _program_counter,
     "s_getreg_b32": _get_register,
+    "s_round_mode": _set_mode,
+    "s_denorm_mode": _set_mode,
+    "s_setreg_imm32_b32": _set_mode,
     "s_sendmsg_rtn_b32": _send_message,
     "s_sendmsg_rtn_b64": _send_message,
     "s_movrels_b32": _move_relative,

@@ -19,7 +19,7 @@ from exosuit.softcard.amd.isa.scalar import IGNORED, scalar, scalar_load
 from exosuit.softcard.amd.isa.vector import dual, vector
 from exosuit.softcard.amd.isa.wave import FloatMode, Untranslated, Wave
 
-VERSION = 5
+VERSION = 7
 """Part of the key of cached code; another number for every change of what is translated how."""
 
 
@@ -47,7 +47,7 @@ _MEMORY_TABLES = frozenset({"FLAT", "GLOBAL", "SCRATCH"})
 def translate(blocks: dict[int, Block], mode: FloatMode) -> str:
     """The IR of a program."""
     function = Function(mode.ieee)
-    program = _Program(function, blocks, Wave(function, mode))
+    program = _Program(function, blocks, Wave(function, mode), mode)
     cases = " ".join(f"i32 {b.address}, label %b{b.address}" for b in blocks.values() if b.resumed)
     function.emit(f"switch i32 %resume, label %lost [ {cases} ]")
     function.label("lost")
@@ -60,7 +60,10 @@ def translate(blocks: dict[int, Block], mode: FloatMode) -> str:
 
 
 class _Program:
-    def __init__(self, function: Function, blocks: dict[int, Block], wave: Wave) -> None:
+    def __init__(
+        self, function: Function, blocks: dict[int, Block], wave: Wave, mode: FloatMode
+    ) -> None:
+        self.mode = mode
         self.ir = function
         self.blocks = blocks
         self.wave = wave
@@ -70,12 +73,16 @@ class _Program:
         wave = self.wave
         self.ir.label(f"b{block.address}")
         wave.begin_block()
+        wave.mode, self.ir.ieee = self.mode, self.mode.ieee
         active = wave.exec.call("ctpop").to("i64")
         moved = 0
         for number, made in enumerate(block.instructions):
             if number and number % _PART == 0:
                 self._cut(f"b{block.address}.{number}")
             wave.instruction = made
+            if wave.mode != self.mode and (made.branch is not None or made.name in _ENDS):
+                self._return(Kind.ILLEGAL, made)
+                return
             if made.branch is not None:
                 self._count(block, active, moved)
                 self._branch(made)
@@ -90,6 +97,9 @@ class _Program:
                 self._count(block, active, moved)
                 self._return(Kind.ILLEGAL, made)
                 return
+        if wave.mode != self.mode:
+            self._return(Kind.ILLEGAL, block.instructions[-1])
+            return
         self._count(block, active, moved)
         assert block.follows is not None
         self._go(block.follows, block.instructions[-1].address)

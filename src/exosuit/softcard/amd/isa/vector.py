@@ -12,7 +12,7 @@ from exosuit.softcard.amd.isa.decode import Dual, Instruction
 from exosuit.softcard.amd.isa.ir import Lanes
 from exosuit.softcard.amd.isa.matrix import matrix_product
 from exosuit.softcard.amd.isa.operation import Operation
-from exosuit.softcard.amd.isa.packed import dot2_accumulate, packed
+from exosuit.softcard.amd.isa.packed import dot2_accumulated, packed
 from exosuit.softcard.amd.isa.scalar import IGNORED
 from exosuit.softcard.amd.isa.wave import Untranslated, Wave
 
@@ -200,7 +200,8 @@ def dual(wave: Wave, made: Instruction) -> None:
     for half in made.duals:
         wave.instruction = _as_single(made, half)
         if half.name == "v_dot2acc_f32_f16":
-            raise Untranslated(made.name)
+            results.append((half.vdst, "float", dot2_accumulated(wave)))
+            continue
         operation = OPERATIONS.get(half.name)
         if operation is None:
             raise Untranslated(half.name)
@@ -237,7 +238,7 @@ _SPECIAL: dict[str, Callable[[Wave], None]] = {
     "v_div_scale_f64": _division_scale,
     "v_div_fmas_f32": _division_fma,
     "v_div_fmas_f64": _division_fma,
-    "v_dot2acc_f32_f16": dot2_accumulate,
+    "v_dot2acc_f32_f16": lambda wave: wave.write("float", dot2_accumulated(wave)),
     "v_pk_fmac_f16": _half_pair_accumulate,
     "v_readlane_b32": cross.read_lane,
     "v_readfirstlane_b32": cross.read_first_lane,

@@ -138,6 +138,18 @@ def test_denormals_are_flushed_where_the_mode_says(card):
         assert (run_lanes(card, code, [half], "f16", rsrc1=rsrc1) == expected).all()
 
 
+def test_the_mode_changes_for_a_while(card):
+    """Denormals are kept between the two, as compilers do around a division."""
+    tiny = np.float32(1e-41)
+    x = np.full(COUNT, tiny)
+    flushing = int(Rsrc1(float_mode=0xC0, ieee_mode=True, dx10_clamp=True))
+    add = a.vop("VOP2", "v_add_f32", RESULT, [S0, S0])
+    code = a.sopp("s_denorm_mode", 15) + add + a.sopp("s_denorm_mode", 12)
+    assert (run_lanes(card, code, [x], "f32", rsrc1=flushing) == tiny + tiny).all()
+    with pytest.raises(ShaderFault, match="illegal instruction"):
+        run_lanes(card, a.sopp("s_denorm_mode", 15) + add, [x], "f32", rsrc1=flushing)
+
+
 def test_without_ieee_mode_a_signalling_nan_is_any_nan(card):
     x = np.full(COUNT, np.uint32(0x7F800001)).view(np.float32)
     y = np.full(COUNT, np.float32(2))
@@ -543,6 +555,23 @@ def test_half_dots(card, name):
     found = run_lanes(card, code, [joined(*bits[:2]), joined(*bits[2:]), c], "f32")
     exact = values[0] * values[2] + values[1] * values[3] + c
     assert np.abs(found - exact).max() < 4e-6
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_half_dots_accumulate(card, two):
+    rng = np.random.default_rng(2)
+    parts = rng.normal(size=(4, COUNT)).astype(np.float16)
+    words = [joined(*(p.view(np.uint16) for p in pair)) for pair in (parts[:2], parts[2:])]
+    old = rng.normal(size=COUNT).astype(np.float32)
+    code = a.vop("VOP2", "v_dot2acc_f32_f16", RESULT, [S0, S1])
+    if two:
+        code = Vopd.make(
+            opx=opcode("VOPDX", "v_dual_dot2acc_f32_f16"), opy=opcode("VOPDY", "v_dual_mov_b32"),
+            srcx0=S0, vsrcx1=S1 - a.V, srcy0=128, vdstx=RESULT, vdsty=14,
+        ).encode()  # fmt: skip
+    found = run_lanes(card, code, words, "f32", old=old)
+    wide = parts.astype(np.float64)
+    assert np.abs(found - (wide[0] * wide[2] + wide[1] * wide[3] + old)).max() < 4e-6
 
 
 def test_mixed_precision(card):
