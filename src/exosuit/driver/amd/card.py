@@ -141,14 +141,14 @@ class Card:
             BootStep("smu", "let the card manage its power", self._start_smu),
             BootStep("graphics", "start the engine that runs programs", self._start_gfx),
             BootStep("copy engine", "start the engine that moves data", self._start_sdma),
-            BootStep("clocks", "let the clocks go up", self._raise_clocks),
+            BootStep("clocks", "let them go up, and stop where nothing works", self._set_clocks),
         ]
         warm = [
             BootStep("bus", "open the doorbells and the flush of host writes", self._start_bus),
             BootStep("interrupts", "give the card a place to report faults", self._start_ih),
             BootStep("graphics", "take over the engine that runs programs", self._take_gfx),
             BootStep("copy engine", "start the engine that moves data", self._start_sdma),
-            BootStep("clocks", "let the clocks go up", self._raise_clocks),
+            BootStep("clocks", "let them go up, and stop where nothing works", self._set_clocks),
         ]
         last = [
             BootStep("page tables", "give programs and queues their addresses", self._map_memory),
@@ -292,8 +292,9 @@ class Card:
             atomic_mem_power_ctrl_en=True, atomic_mem_power_ds_en=True
         )
 
-    def _raise_clocks(self) -> None:
+    def _set_clocks(self) -> None:
         self._smu.raise_clocks()
+        self._gfx.gate_clocks()
 
     def _map_memory(self) -> None:
         tables = Ranges(self._boot_bytes, self._boot_bytes + layout.TABLES_BYTES)

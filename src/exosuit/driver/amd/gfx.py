@@ -34,6 +34,7 @@ _TCP_GOLDEN = 0x2000_0000  # Linux' golden value for gfx11; its bits have no nam
 _SETTLE_S = 0.05
 _CP_DOORBELLS = {0: 3, 3: 6}  # routing entry to receiver (CP, MEC)
 _MEMORY_WINDOW = 3  # awaddr of doorbells to the graphics block
+_ENTER_SAFE_MODE = 1
 _SHARED_BASE, _PRIVATE_BASE = 1, 2  # apertures of LDS and scratch: bits 63:48 of flat addresses
 
 
@@ -106,6 +107,26 @@ class Gfx:
         """Let the MEC's first pipe run."""
         self._gfx.CP_MEC_RS64_CNTL.write(mec_pipe0_active=True)
         self._clock.sleep(_SETTLE_S)
+
+    def gate_clocks(self) -> None:
+        """Let parts that idle lose their clock; the RLC wants to be asked before."""
+        gfx, sdma = self._gfx, self._registers.sdma
+        gfx.RLC_SAFE_MODE.write(cmd=True, message=_ENTER_SAFE_MODE)
+        poll(
+            gfx.RLC_SAFE_MODE.read, lambda seen: not seen.cmd, self._clock, 2.0,
+            "the safe mode of the RLC", self._registers.check_alive,
+        )  # fmt: skip
+        gfx.RLC_CGCG_CGLS_CTRL.write(
+            cgcg_en=True, cgls_en=True, cgls_rep_compansat_delay=0xF, cgcg_gfx_idle_threshold=0x36
+        )
+        gfx.CP_RB_WPTR_POLL_CNTL.write(poll_frequency=0x100, idle_poll_count=0x90)
+        gfx.CP_INT_CNTL.update(
+            cmp_busy_int_enable=True, cntx_busy_int_enable=True, cntx_empty_int_enable=True
+        )
+        sdma.SDMA0_RLC_CGCG_CTRL.update(cgcg_int_enable=True)
+        sdma.SDMA1_RLC_CGCG_CTRL.update(cgcg_int_enable=True)
+        gfx.RLC_CGTT_MGCG_OVERRIDE.write(perfmon_clock_state=True)
+        gfx.RLC_SAFE_MODE.write(cmd=True, message=0)
 
     def reset_mec(self) -> None:
         """Stop every queue of ours and start the MEC afresh: another process left it running."""
