@@ -1,4 +1,4 @@
-"""POST /v1/embeddings."""
+"""POST /v1/embeddings: texts to vectors."""
 
 from __future__ import annotations
 
