@@ -6,7 +6,8 @@ import re
 
 from exosuit.silicon.amd.isa.operands import EXEC
 from exosuit.softcard.amd.isa.ir import WAVE, Lanes
-from exosuit.softcard.amd.isa.wave import Untranslated, Wave
+from exosuit.softcard.amd.isa.operation import Untranslated
+from exosuit.softcard.amd.isa.wave import Wave
 
 _KINDS = {
     "f16": "half", "f32": "float", "f64": "double", "i16": "i16", "u16": "i16", "i32": "i32",

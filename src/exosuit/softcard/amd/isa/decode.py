@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from exosuit.silicon.amd.isa.encodings import (
     SEGMENTS,
@@ -199,22 +200,22 @@ class _Reader:
     def literal(self, *sources: int) -> int:
         return self.more() if LITERAL in sources else 0
 
-    def finish(self, table: str, op: int, word: Encoding, **fields: object) -> Instruction:
+    def finish(self, table: str, op: int, word: Encoding, **fields: Any) -> Instruction:
         name = opcodes()[table].get(op, "")
         if name == _ILLEGAL:
             name = ""
         if table == "VOP3" and op == _TO_VECTOR:
             name = "v_mov_b16"  # LLVM 19 does not know this long form yet
         dwords = tuple(self.dwords)
-        return Instruction(self.address, dwords, table, name, word, **fields)  # pyright: ignore[reportArgumentType]
+        return Instruction(self.address, dwords, table, name, word, **fields)
 
-    def vector(self, table: str, op: int, word: Encoding, **fields: object) -> Instruction:
+    def vector(self, table: str, op: int, word: Encoding, **fields: Any) -> Instruction:
         """A vector instruction: its first source may be a DPP dword, any may be a literal."""
-        sources: tuple[int, ...] = fields.pop("sources")  # pyright: ignore[reportAssignmentType]
+        sources: tuple[int, ...] = fields.pop("sources")
         if sources and sources[0] == DPP16:
             dpp = Dpp16(self.more())
-            fields["neg"] = int(fields.get("neg", 0)) | dpp.neg0 | dpp.neg1 << 1  # pyright: ignore[reportArgumentType, reportCallIssue]
-            fields["abs"] = int(fields.get("abs", 0)) | dpp.abs0 | dpp.abs1 << 1  # pyright: ignore[reportArgumentType, reportCallIssue]
+            fields["neg"] = fields.get("neg", 0) | dpp.neg0 | dpp.neg1 << 1
+            fields["abs"] = fields.get("abs", 0) | dpp.abs0 | dpp.abs1 << 1
             fields |= {"dpp": dpp, "fetch_inactive": dpp.fetch_inactive}
             sources = (VECTOR + dpp.vsrc0, *sources[1:])
         elif sources and sources[0] in (DPP8, DPP8_FETCH_INACTIVE):
@@ -283,7 +284,7 @@ def _vopc(r: _Reader, word: Vopc) -> Instruction:
 
 def _vop3(r: _Reader, word: Vop3) -> Instruction:
     sources = (word.src0, word.src1, word.src2)
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "sources": sources, "vdst": word.vdst, "neg": word.neg, "omod": word.omod,
         "clamp": word.clamp,
     }  # fmt: skip
@@ -343,8 +344,8 @@ def _mubuf(r: _Reader, word: Mubuf) -> Instruction:
     return r.finish("MUBUF", word.op, word, vdst=word.vdata)
 
 
-_READERS: dict[type[Encoding], Callable[[_Reader, Encoding], Instruction]] = {
+_READERS: dict[type[Encoding], Callable[[_Reader, Any], Instruction]] = {
     Sop2: _sop2, Sop1: _sop1, Sopc: _sopc, Sopk: _sopk, Sopp: _sopp, Smem: _smem, Vop1: _vop1,
     Vop2: _vop2, Vopc: _vopc, Vop3: _vop3, Vop3p: _vop3p, Vopd: _vopd, Ds: _ds, Flat: _flat,
     Mubuf: _mubuf,
-}  # fmt: skip  # pyright: ignore[reportAssignmentType]
+}  # fmt: skip

@@ -10,7 +10,8 @@ from __future__ import annotations
 from exosuit.silicon.amd.isa.operands import VECTOR
 from exosuit.softcard.amd.isa import state
 from exosuit.softcard.amd.isa.ir import WAVE
-from exosuit.softcard.amd.isa.wave import Untranslated, Wave
+from exosuit.softcard.amd.isa.operation import Untranslated
+from exosuit.softcard.amd.isa.wave import Wave
 
 _C_REGISTERS = 8
 SHAPES: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""What a table says of one operation: the kinds of its operands and how its result is computed."""
+"""What a table says of one operation: the kinds of its operands, how its result is computed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ Compute = (
     | Callable[[Lanes, Lanes, Lanes], Lanes]
 )
 """Operands to result."""
+
+
+class Untranslated(Exception):
+    """An instruction, or a use of one, that has no translation."""
 
 
 @dataclass(frozen=True)

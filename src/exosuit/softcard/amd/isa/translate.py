@@ -15,9 +15,10 @@ from exosuit.softcard.amd.isa import state
 from exosuit.softcard.amd.isa.decode import Block, Instruction
 from exosuit.softcard.amd.isa.ir import Function, Lanes
 from exosuit.softcard.amd.isa.memory import global_memory, local_memory
+from exosuit.softcard.amd.isa.operation import Untranslated
 from exosuit.softcard.amd.isa.scalar import IGNORED, scalar, scalar_load
 from exosuit.softcard.amd.isa.vector import dual, vector
-from exosuit.softcard.amd.isa.wave import FloatMode, Untranslated, Wave
+from exosuit.softcard.amd.isa.wave import FloatMode, Wave
 
 VERSION = 7
 """Part of the key of cached code; another number for every change of what is translated how."""

@@ -9,7 +9,6 @@ one blend per register and block, not one per instruction. What looks at inactiv
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from exosuit.silicon.amd.isa.operands import (
@@ -25,13 +24,12 @@ from exosuit.silicon.amd.isa.operands import (
 )
 from exosuit.softcard.amd.isa import state
 from exosuit.softcard.amd.isa.decode import Instruction
+from exosuit.softcard.amd.isa.dpp import through_dpp, written_lanes
 from exosuit.softcard.amd.isa.ir import WAVE, Function, Lanes, type_name
+from exosuit.softcard.amd.isa.operation import Untranslated
+from exosuit.softcard.amd.isa.routines import index_of
 
 ALL = (1 << WAVE) - 1
-
-
-class Untranslated(Exception):
-    """An instruction, or a use of one, that has no translation."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,6 @@ class Wave:
         self.ir = function
         self.mode = mode
         self.instruction = Instruction(0, ())
-        self._routine: Callable[[str], int] = lambda name: -1
         self.begin_block()
 
     def begin_block(self) -> None:
@@ -241,8 +238,6 @@ class Wave:
 
         Vectors that a routine reads or writes in the state must have been settled.
         """
-        from exosuit.softcard.amd.isa.routines import index_of
-
         table = self.load("i64", state.ROUTINES, align=8)
         pointer = self.ir.assign(f"inttoptr {table.typed} to ptr")
         place = self.ir.address(pointer, 8 * index_of(name))
@@ -290,8 +285,6 @@ class Wave:
         width = {"half": 16, "i16": 16, "float": 32, "i32": 32}.get(kind, 64)
         bits = self._operand_bits(index, code, width, kind)
         if index == 0 and made.dpp is not None:
-            from exosuit.softcard.amd.isa.cross import through_dpp
-
             bits = through_dpp(self, bits)
         if kind.startswith("i"):
             return bits
@@ -378,8 +371,6 @@ class Wave:
         """Lanes that DPP lets write; None for all."""
         if self.instruction.dpp is None:
             return None
-        from exosuit.softcard.amd.isa.cross import written_lanes
-
         return written_lanes(self)
 
     def _half_of_result(self) -> tuple[int, int]:

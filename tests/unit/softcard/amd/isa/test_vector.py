@@ -400,6 +400,13 @@ def test_dpp(card, control, bound):
         assert found[k] == (missing if source is None else x[k - k % 32 + source]), (k, source)
 
 
+@pytest.mark.parametrize("control", [0x100, 0x130, 0x142, 0x170])
+def test_dpp_that_these_cards_lack(card, control):
+    dpp = Dpp16(vsrc0=SOURCES[0], control=control, bank_mask=15, row_mask=15)
+    with pytest.raises(ShaderFault, match="illegal instruction"):
+        card.run_code(a.vop("VOP1", "v_mov_b32", RESULT, [DPP16], dpp=dpp) + a.END)
+
+
 @pytest.mark.parametrize("fetch_inactive", [False, True])
 @pytest.mark.parametrize("bound", [False, True])
 def test_dpp_from_lanes_that_are_off(card, bound, fetch_inactive):
