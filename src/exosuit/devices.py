@@ -13,7 +13,6 @@ import logging
 import signal
 import sys
 import threading
-import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -25,6 +24,7 @@ from exosuit.settings import Settings
 from exosuit.units import human_bytes
 
 if TYPE_CHECKING:
+    from exosuit.driver.amd import AmdDevice
     from exosuit.driver.amd.firmware import FirmwareSource
     from exosuit.driver.boot import Progress
 
@@ -171,22 +171,24 @@ def _ready_cards(settings: Settings) -> Iterable[tuple[str, str]]:
     return [(row["device"], row["name"]) for row in ready]
 
 
-_open_devices: weakref.WeakSet[Device] = weakref.WeakSet()
+_open_cards: list[AmdDevice] = []
+"""Held until they are closed: a card that its owner merely forgot must be stopped, too."""
 
 
-def _close_at_exit(device: Device) -> None:
+def _close_at_exit(device: AmdDevice) -> None:
     """Stop the card when the process ends, also by SIGTERM: it must not go on touching memory."""
-    if not _open_devices:
+    if not _open_cards:
         atexit.register(_close_all)
-    _open_devices.add(device)
+    _open_cards[:] = [*(card for card in _open_cards if not card.is_closed), device]
 
 
 def _close_all() -> None:
-    for device in list(_open_devices):
+    for device in _open_cards:
         try:
             device.close()
         except ExosuitError as error:
             log.warning("%s", error.what)
+    _open_cards.clear()
 
 
 def _end_on_sigterm() -> None:

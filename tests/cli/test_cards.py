@@ -86,6 +86,29 @@ def test_a_client_that_is_ended_leaves_a_card_for_the_next(
     assert card.notes == []
 
 
+FORGETS = """
+import sys
+import exosuit
+def work():
+    exosuit.open_device(sys.argv[1]).allocate(1 << 20, "held")
+work()
+"""
+
+
+def test_a_card_that_its_owner_forgot_is_stopped_at_the_end(tmp_path: Path, settings: Settings):
+    card = make("gfx1100,vram=256M,strict")
+    address = unix_address(tmp_path)
+    name = f"tinygpu:{address.removeprefix('unix:')}"
+    with serving(card, address):
+        environment = os.environ | {"EXOSUIT_HOME": settings.home}
+        command = [sys.executable, "-c", FORGETS, name]
+        subprocess.run(command, env=environment, check=True, timeout=60)
+        device = exosuit.open_device(name, settings)
+        assert isinstance(device, AmdDevice)
+        assert device.card.found is State.WARM
+        device.close()
+
+
 def test_over_tcp(settings: Settings):
     card = make("gfx1100,vram=256M,strict")
     with serving(card, "tcp:127.0.0.1:0") as server:

@@ -79,6 +79,10 @@ class AmdDevice:
         return cls(link, card)
 
     @property
+    def is_closed(self) -> bool:
+        return self._closed
+
+    @property
     def memory_bytes(self) -> int:
         return self.card.memory.local_bytes
 
