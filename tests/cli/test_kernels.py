@@ -99,3 +99,30 @@ def test_a_folder_that_cannot_be_written(exosuit, tmp_path):
     status, _, err = exosuit("scale", "--out", str(tmp_path / "file" / "code"))
     assert status == 1
     assert "cannot be written" in err
+
+
+def test_the_report_counts_what_the_object_holds():
+    """The counts of one product against what its source says: a load for each 16 bytes, ..."""
+    from exosuit.cli.kernel_report import page, report
+    from exosuit.kernel import Target
+    from exosuit.ops.gpu.typical import typical_launches
+
+    target = Target.named("gfx1100")
+    launches = {launch.label: launch for launch in typical_launches(target)}
+    found = report(launches["matvec Q4_K"], target)
+    assert found.loads[128] == 9  # 144 bytes of a block
+    assert found.dots == 64  # 256 weights by fours
+    assert found.spilled_bytes == 0
+    assert found.scalar_loads[512] == 4  # 256 bytes of activations
+    assert found.loop is not None
+    assert found.per_weight == found.loop / 256 < 1.5
+    assert found.limit == "memory"
+    assert found.share is not None
+    assert 0.5 < found.share < 1
+    assert "| matvec Q4_K |" in page(target, [found])
+
+
+def test_a_summary_is_made_for_gfx11_only(exosuit):
+    status, _, err = exosuit("--target", "sm_80", "--summary")
+    assert status == 2
+    assert "next:  exosuit kernels --target gfx1100 --summary" in err

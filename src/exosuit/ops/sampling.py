@@ -77,8 +77,6 @@ SAMPLER = np.dtype(
 _WORDS = SAMPLER.itemsize // 4
 _OFFSETS = {name: field[1] for name, field in (SAMPLER.fields or {}).items()}
 LANES = 8
-# More candidates than this are not worth a list.
-_LIST = 4096
 # Logits are kept above this, so that differences are numbers; what a NaN becomes.
 _LOWEST = -1e30
 
@@ -208,6 +206,11 @@ class _Options:
         self.seed = record.view(u64).load(_offset("seed") // 2)
 
 
+def _most_listed() -> int:
+    """More candidates than this are not worth a list; NVIDIA's workgroups share 48 KiB."""
+    return 3072 if target().is_gpu else 4096
+
+
 def _offset(name: str) -> int:
     return _OFFSETS[name] // 4
 
@@ -290,7 +293,7 @@ def _choose(row: _Row, top: Value, options: _Options, draw: Value, token: Variab
             _narrow(row, options, by_count, by_mass, everything.value, cut)
             _draw(row, None, top, options, cut.value, draw, token)
         with when(listed.value.ne(0)):
-            members = shared(i32, _LIST + LANES)
+            members = shared(i32, _most_listed() + LANES)
             short = _copy_above(row, floor, members)
             short.weigh(top)
             _narrow(short, options, by_count, by_mass, everything.value, cut)
@@ -312,10 +315,10 @@ def _depth(
             floor = top - depth.value
             number = row.count(floor)
             enough = variable((number >= options.top_k).to(i32))
-            with when(~by_count & (number <= _LIST)):
+            with when(~by_count & (number <= _most_listed())):
                 reached = _mass_of_few(row, top, floor) >= options.top_p * everything
                 enough.value = reached.to(i32)
-            few = number <= _LIST
+            few = number <= _most_listed()
             listed.value = (few & enough.value.ne(0)).to(i32)
             shallow.value = select(few, depth.value, shallow.value)
             deep.value = select(few, deep.value, depth.value)
@@ -337,8 +340,8 @@ def _mass_of_few(row: _Row, top: Value, floor: Value) -> Value:
 
 
 def _copy_above(row: _Row, floor: Value, members: Pointer[DType]) -> _Row:
-    """The tokens above the floor, at most `_LIST`, as a row of their own, and their ids."""
-    values, weights = shared(f32, _LIST + LANES), shared(f32, _LIST + LANES)
+    """The tokens above the floor as a row of their own, and their ids; as many as are listed."""
+    values, weights = shared(f32, _most_listed() + LANES), shared(f32, _most_listed() + LANES)
     if target().is_gpu:
         assert isinstance(row.size, int), "the whole vocabulary"
         return _Row(values, weights, list_above(row.values, row.size, floor, values, members))
