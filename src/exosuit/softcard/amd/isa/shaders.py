@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -307,8 +307,7 @@ class Shaders:
 
         blocks = decode(fetch)
         pieces = _pieces(dwords)
-        version = f"{translate.VERSION} {mode} {pieces}"
-        digest = hashlib.sha256(version.encode()).hexdigest()
+        digest = hashlib.sha256(f"{_sources_hash()} {mode} {pieces}".encode()).hexdigest()
         if digest not in self._by_hash:
             ir = translate.translate(blocks, mode)
             (self._by_hash[digest],) = self._code.functions(
@@ -355,6 +354,15 @@ class Shaders:
             Kind.HANG: f"a wave ran {self._budget:,} instructions without an end",
         }.get(kind, str(made))
         return ShaderFault(_KINDS[kind], detail, dispatch.entry + offset, made.dwords, wave, group)
+
+
+@cache
+def _sources_hash() -> str:
+    """Hash of the translator itself: code that another version made is not this one's."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def float_mode(rsrc1: int) -> FloatMode:

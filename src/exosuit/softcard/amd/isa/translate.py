@@ -20,10 +20,6 @@ from exosuit.softcard.amd.isa.scalar import IGNORED, scalar, scalar_load
 from exosuit.softcard.amd.isa.vector import dual, vector
 from exosuit.softcard.amd.isa.wave import FloatMode, Wave
 
-VERSION = 7
-"""Part of the key of cached code; another number for every change of what is translated how."""
-
-
 _PART = 64
 """Instructions after which a long block is cut: LLVM takes more than twice as long for twice as
 many, above all where hundreds of registers are live."""
