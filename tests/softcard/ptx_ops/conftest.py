@@ -25,6 +25,8 @@ class PtxRunner(Runner):
         self._programs = {}
 
     def __call__(self, kernel: Kernel, groups: int, *arguments: Any, **static: Any) -> None:
+        if "tiles" in kernel.name and static["format"].sub % 32:
+            pytest.skip("the matrix unit takes 32 weights that share a scale: ops.products")
         super().__call__(variant(kernel, self.target), groups, *arguments, **static)
 
 

@@ -8,6 +8,7 @@ signs and conversions. Rounding in another direction is not translated.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 from exosuit.softcard.amd.isa.ir import Lanes
 from exosuit.softcard.nvidia.ptx import mathematics
@@ -44,26 +45,29 @@ def _computed(warp: Warp, made: Instruction, values: list[Lanes]) -> Lanes:
     name = made.name
     if name in ("min", "max"):
         word = f"{name}imum" if made.has("NaN") else f"{name}num"
-        return values[0].call(word, values[1])
+        # From sm_100 on there may be three.
+        return reduce(lambda a, b: a.call(word, b), values)
     if values[0].kind == "half":
         wide = [x.to("double" if name in ("fma", "mad") else "float") for x in values]
         value = _computed(warp, made, wide)
         return _to_half(value)
-    if name in ("fma", "mad"):
+    if name in ("fma", "mad") and len(values) == 3:
         return values[0].fma(values[1], values[2])
-    if name in _ARITHMETIC:
-        return _ARITHMETIC[name](*values)
-    found = mathematics.FUNCTIONS.get(name)
+    if name in _BINARY and len(values) == 2:
+        return _BINARY[name](values[0], values[1])
+    found = _UNARY.get(name) or mathematics.FUNCTIONS.get(name) if len(values) == 1 else None
     if found is None:
         raise unsupported(warp)
     return found(values[0])
 
 
-_ARITHMETIC: dict[str, Callable[..., Lanes]] = {
+_BINARY: dict[str, Callable[[Lanes, Lanes], Lanes]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "div": lambda a, b: a / b,
+}
+_UNARY: dict[str, Callable[[Lanes], Lanes]] = {
     "sqrt": lambda a: a.call("sqrt"),
     "rcp": lambda a: a.like(1.0) / a,
     "rsqrt": lambda a: a.like(1.0) / a.call("sqrt"),
@@ -155,9 +159,7 @@ def convert(warp: Warp, made: Instruction) -> None:
     return warp.write(to, _narrowed(value, to_type))
 
 
-def _between_integers(
-    warp: Warp, to: str, value: Lanes, from_type: Type, to_type: Type
-) -> None:
+def _between_integers(warp: Warp, to: str, value: Lanes, from_type: Type, to_type: Type) -> None:
     """Cut or extended to the type asked for, then extended to the register."""
     width = warp.entry.bits(to)
     value = value.to(INTEGER[to_type.bits], from_type.signed)
@@ -204,5 +206,3 @@ def _to_half(value: Lanes) -> Lanes:
     away = error.compare("ogt", 0.0) ^ bits.compare("slt", 0)
     odd = wrong.select(bits + away.select(bits.like(1), -1), bits)
     return odd.view("float").to("half")
-
-

@@ -283,8 +283,8 @@ def _groups_ir() -> str:
     """`run_groups(job, worker)` with the layouts filled in."""
     text = files("exosuit.softcard.nvidia.ptx").joinpath("groups.ll").read_text("utf-8")
     values: dict[str, Any] = {
-        **{f"job.{name}": getattr(_Job, name).offset for name, _ in _Job._fields_},
-        **{f"worker.{name}": getattr(_Record, name).offset for name, _ in _Record._fields_},
+        **{f"job.{name}": getattr(_Job, name).offset for name, *_ in _Job._fields_},
+        **{f"worker.{name}": getattr(_Record, name).offset for name, *_ in _Record._fields_},
         **{
             f"state.{name}": getattr(state, name)
             for name in ("RUNNING", "ALIVE", "GROUP", "BUDGET", "FAULT", "BARRIER")

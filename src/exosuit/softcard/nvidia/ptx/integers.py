@@ -21,13 +21,17 @@ def _maximum(a: Lanes, b: Lanes, kind: Type) -> Lanes:
     return a.smax(b) if kind.signed else a.umax(b)
 
 
+def _quotient(name: str, a: Lanes, b: Lanes) -> Lanes:
+    return a.function.value(a.kind, a.count, f"{name} {a.typed}, {b.text}")
+
+
 def _divide(a: Lanes, b: Lanes, kind: Type) -> Lanes:
     """All ones where the divisor is 0; the host's instruction would end the process."""
     safe = b.eq(0).select(1, b)
     if not kind.signed:
-        return b.eq(0).select(-1, a._binary("udiv", safe))
+        return b.eq(0).select(-1, _quotient("udiv", a, safe))
     safe = b.eq(-1).select(1, safe)
-    quotient = b.eq(-1).select(-a, a._binary("sdiv", safe))
+    quotient = b.eq(-1).select(-a, _quotient("sdiv", a, safe))
     return b.eq(0).select(-1, quotient)
 
 
@@ -64,6 +68,8 @@ def _simple(warp: Warp, made: Instruction) -> None:
     if made.has("sat") or made.has("cc"):
         raise unsupported(warp)
     values = [operand(warp, text, kind) for text in sources]
+    if len(values) > 2:
+        raise unsupported(warp)
     if len(values) == 1:
         value = _UNARY[made.name](values[0])
         result(warp, to, value, Type("u", 32) if made.name in ("popc", "clz") else kind)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from exosuit.softcard.amd.isa.ir import Lanes
 
+
 def flushed(value: Lanes) -> Lanes:
     """Zero, of the same sign, for what is too small to be normal; f32 only."""
     if value.kind != "float":

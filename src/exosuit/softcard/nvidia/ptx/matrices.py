@@ -1,9 +1,10 @@
 """Small products of matrices by a warp (mma.sync), and loads of their fragments (ldmatrix).
 
-With g = lane / 4 and t = lane % 4, registers hold of A (16 rows) rows g and g + 8, of B (8 columns)
-column g, of C rows g and g + 8 and columns 2t and 2t + 1; along k each register holds neighbours
-that begin at t times its length, first of the lower and then of the upper half. PTX ISA 9.0, 9.7.14.
-Products are added one after the other in f32; a card adds several at once, cut off at its own width.
+With g = lane / 4 and t = lane % 4, registers hold of A (16 rows) rows g and g + 8, of B (8
+columns) column g, of C rows g and g + 8 and columns 2t and 2t + 1; along k each register holds
+neighbours that begin at t times its length, first of the lower and then of the upper half (PTX ISA
+9.0, 9.7.14). Products are added one after the other in f32; a card adds several at once, cut off
+at its own width.
 """
 
 from __future__ import annotations
@@ -40,20 +41,16 @@ def _mma(warp: Warp, made: Instruction) -> None:
         for k in range(4 * length):
             lane, element = k // length, k % length
             rows = [
-                a[2 * half + upper][element].shuffle(
-                    [4 * (l // 4) + lane for l in range(WARP)]
-                )
+                a[2 * half + upper][element].shuffle([4 * (own // 4) + lane for own in range(WARP)])
                 for upper in (0, 1)
             ]
             columns = [
-                b[half][element].shuffle([4 * (2 * (l % 4) + odd) + lane for l in range(WARP)])
+                b[half][element].shuffle([4 * (2 * (own % 4) + odd) + lane for own in range(WARP)])
                 for odd in (0, 1)
             ]
             for z in range(4):
                 row, column = rows[z // 2], columns[z % 2]
-                total[z] = (
-                    row.fma(column, total[z]) if d_type.is_float else total[z] + row * column
-                )
+                total[z] = row.fma(column, total[z]) if d_type.is_float else total[z] + row * column
     for name, value in zip(to, total, strict=True):
         warp.write(name, value)
 

@@ -43,9 +43,7 @@ def _call(warp: Warp, name: str, text: str, addresses: Lanes, values: str, *more
     warp.ir.store(addresses, places, 64)
     extra = "".join(f", ptr {place}" for place in more)
     mask = warp.active
-    warp.ir.emit(
-        f"call void @{name}(ptr %state, ptr {places}, ptr {values}, {mask.typed}{extra})"
-    )
+    warp.ir.emit(f"call void @{name}(ptr %state, ptr {places}, ptr {values}, {mask.typed}{extra})")
 
 
 def fetch(warp: Warp, space: str, addresses: Lanes, size: int, kind: str, count: int) -> Lanes:
@@ -69,8 +67,7 @@ def _load(warp: Warp, made: Instruction) -> None:
     if size == 32:  # sm_100 and later load eight words at once, aligned to 32 bytes
         warp.fault(state.ALIGNMENT, _crooked(warp, addresses, 32))
         halves = [
-            fetch(warp, space, addresses + part, 16, element, WARP * count // 2)
-            for part in (0, 16)
+            fetch(warp, space, addresses + part, 16, element, WARP * count // 2) for part in (0, 16)
         ]
         parts = [
             half.shuffle(range(k, half.count, count // 2))

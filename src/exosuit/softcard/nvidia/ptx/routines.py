@@ -76,6 +76,7 @@ lost:
 }}
 """
 
+
 def _translate_own(space: str, base: int, size: int, kind: int) -> str:
     """Of memory that a group or a warp has for itself: offsets from 0."""
     return f"""
@@ -159,7 +160,9 @@ def gather(space: str, size: int) -> str:
     )  # fmt: skip
     ramp = ", ".join(f"i64 {k * size}" for k in range(WARP))
     whole = WARP * size
-    return each + f"""
+    return (
+        each
+        + f"""
 define internal void @{name}(ptr %state, ptr %addresses, ptr %values, i32 %mask) {{
 entry:
   %full = icmp eq i32 %mask, -1
@@ -189,6 +192,7 @@ done:
   ret void
 }}
 """
+    )
 
 
 def scatter(space: str, size: int) -> str:

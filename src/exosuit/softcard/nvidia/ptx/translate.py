@@ -21,7 +21,7 @@ from exosuit.softcard.nvidia.ptx.state import Layout
 from exosuit.softcard.nvidia.ptx.types import is_type, type_of
 from exosuit.softcard.nvidia.ptx.warp import SCRATCH, Warp, vector
 
-VERSION = 1
+VERSION = 2
 """Part of the key of cached code; another number for every change of what is translated how."""
 _PART = 64
 """Instructions after which a long block is cut: LLVM takes more than twice as long for twice as
@@ -92,7 +92,7 @@ class _Kernel:
     def write(self) -> None:
         """The whole module."""
         ir = self.ir
-        ir.lines.append('define i64 @warp(ptr noalias %state, i32 %resume) nounwind {')
+        ir.lines.append("define i64 @warp(ptr noalias %state, i32 %resume) nounwind {")
         ir.label("entry")
         for k in range(SCRATCH):
             ir.emit(f"%scratch{k} = alloca [512 x i8], align 64")

@@ -1,0 +1,1 @@
+"""What NVIDIA chips and their code are made of."""
