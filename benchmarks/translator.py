@@ -1,6 +1,6 @@
 """How fast the software card executes machine code: lane instructions per second of one core.
 
-    python benchmarks/translator.py [--out benchmarks/results/translator-HOST.json]
+    python -m benchmarks.translator [--out benchmarks/results/translator-HOST.json]
 
 Products of one vector with a matrix of 4,096 by 4,096, in the kernels that models run on gfx1100,
 and an RMS norm of 512 rows. Each is translated once, which is timed by itself, then run several

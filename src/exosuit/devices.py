@@ -55,6 +55,13 @@ def open_by_name(
             next="exosuit list",
             device=name,
         )
+    if name.startswith("soft:gfx12"):
+        raise UnsupportedCard(
+            f"{name} runs no programs",
+            cause="this software card boots and copies; nothing translates gfx12 code for it yet",
+            next="use --device soft:gfx1100",
+            device=name,
+        )
     return open_card(open_link_by_name(name, settings), settings, progress)
 
 
