@@ -40,9 +40,7 @@ class PtxDevice:
         self.memory_bytes = memory_bytes
         self._memory = mmap.mmap(-1, memory_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._bytes = np.frombuffer(self._memory, np.uint8)
-        self.model = Model(
-            [Window(BASE, memory_bytes, self._bytes.ctypes.data)], cache, threads
-        )
+        self.model = Model([Window(BASE, memory_bytes, self._bytes.ctypes.data)], cache, threads)
         self._free: list[tuple[int, int]] = [(0, memory_bytes)]
         self.lane_instructions = 0
 
