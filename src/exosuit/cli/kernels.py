@@ -34,7 +34,13 @@ def register(subparsers: Subparsers[Any]) -> None:
         "exosuit kernels rms_norm --set width=4096 --set eps=1e-5 --target gfx1100 --asm",
         json=True,
     )
-    parser.add_argument("kernel", nargs="?", help="one kernel; without it all are listed")
+    parser.add_argument(
+        "kernel", nargs="?", help="one kernel, or `pack`; without it all are listed"
+    )
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL",
+        help="with `pack`: GGUF files whose programs become machine code, for every NVIDIA target",
+    )  # fmt: skip
     parser.add_argument(
         "--target", default="host", help="what to compile for: host (default), gfx1100, sm_90, ..."
     )
@@ -55,6 +61,17 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     from exosuit.kernel import Target
 
     del settings
+    if arguments.kernel == "pack":
+        from exosuit.cli.kernel_pack import write_packs
+
+        write_packs(arguments)
+        return 0
+    if arguments.models:
+        raise UsageError(
+            f"exosuit kernels {arguments.kernel} takes no files",
+            cause="models are for `pack`",
+            next=f"exosuit kernels pack {arguments.models[0]}",
+        )
     target, kernels = Target.named(arguments.target), _kernels()
     if arguments.summary or arguments.report:
         _summary(target, arguments)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from exosuit.errors import KernelError
 
@@ -123,9 +124,10 @@ class _File:
     def __init__(self, data: bytes) -> None:
         if data[: len(_MAGIC)] != _MAGIC or len(data) < _HEADER.size:
             raise _wrong("it is no 64-bit ELF file")
-        ident, _, machine, _, _, _, table, flags, _, _, _, size, count, names = _HEADER.unpack_from(
-            data
-        )
+        words: tuple[Any, ...] = _HEADER.unpack_from(data)
+        ident, machine, table, flags = words[0], words[2], words[6], words[7]
+        size, count = words[11:13]
+        names: int = words[13]
         if machine != MACHINE_CUDA or size != _SECTION.size:
             raise _wrong(f"it is for machine {machine}, not for a CUDA card")
         self.abi = ident[7]

@@ -15,7 +15,8 @@ Successors = dict[int, list[int]]
 def put_in_order(entry: Entry) -> None:
     """Renumber the blocks of an entry."""
     successors = {block.number: _successors(entry, block) for block in entry.blocks}
-    order = _ordered([block.number for block in entry.blocks], successors)
+    order = _ordered([block.number for block in entry.blocks], [0], successors)
+    order += [number for number in successors if number not in set(order)]  # never reached
     place = {number: k for k, number in enumerate(order)}
     entry.blocks = [entry.blocks[number] for number in order]
     for block in entry.blocks:
@@ -35,17 +36,20 @@ def _successors(entry: Entry, block: Block) -> list[int]:
     return found
 
 
-def _ordered(nodes: list[int], successors: Successors) -> list[int]:
-    """Loops as whole pieces in the order of the branches between them, each ordered inside."""
+def _ordered(nodes: list[int], roots: list[int], successors: Successors) -> list[int]:
+    """What can be reached from the roots within the nodes.
+
+    Loops are whole pieces in the order of the branches between them, each ordered inside.
+    """
     inside = set(nodes)
-    finished = _finished(nodes, successors, inside)
+    finished = _finished(roots, successors, inside)
     before: Successors = {node: [] for node in nodes}
     for node in nodes:
         for to in successors[node]:
             if to in inside:
                 before[to].append(node)
     order: list[int] = []
-    free = set(nodes)
+    free = set(finished)
     for head in reversed(finished):
         if head not in free:
             continue
@@ -59,15 +63,16 @@ def _ordered(nodes: list[int], successors: Successors) -> list[int]:
                     stack.append(node)
         order.append(head)
         if len(loop) > 1:
-            order += _ordered([node for node in nodes if node in loop - {head}], successors)
+            body = [node for node in nodes if node in loop - {head}]
+            order += _ordered(body, [x for x in successors[head] if x in body], successors)
     return order
 
 
-def _finished(nodes: list[int], successors: Successors, inside: set[int]) -> list[int]:
+def _finished(roots: list[int], successors: Successors, inside: set[int]) -> list[int]:
     """Nodes in the order in which a search in depth leaves them."""
     finished: list[int] = []
     seen: set[int] = set()
-    for root in nodes:
+    for root in sorted(roots, reverse=True):
         if root in seen:
             continue
         seen.add(root)

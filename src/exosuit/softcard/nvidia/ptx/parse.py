@@ -91,7 +91,7 @@ _REGISTERS = re.compile(r"\.reg\s+\.([a-z]+)(\d*)\s+(%[a-z_]+)<\d+>")
 _STATEMENT = re.compile(r"(?:@(!?%[a-z]+\d+)\s+)?([a-z][\w.:]*)\s*(.*)", re.DOTALL)
 _LABEL = re.compile(r"([\w$]+):\s*")
 _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s][^,]*")
-_IGNORED = (".loc", ".pragma", ".file", ".section")
+_IGNORED = frozenset({".loc", ".pragma", ".file", ".section"})
 _ENDS = ("bra", "ret", "exit", "bar", "barrier")
 
 
@@ -175,7 +175,7 @@ def _body(entry: Entry, text: str, start: int, end: int) -> None:
             entry.labels[label[1]] = begin().number
             here += label[0].count("\n")
             statement = statement[label.end() :]
-        if not statement or statement.startswith(_IGNORED):
+        if not statement or statement.split()[0] in _IGNORED:
             continue
         if statement.startswith("."):
             _directive(entry, statement, here)

@@ -21,7 +21,7 @@ from exosuit.softcard.nvidia.ptx.state import Layout
 from exosuit.softcard.nvidia.ptx.types import is_type, type_of
 from exosuit.softcard.nvidia.ptx.warp import SCRATCH, Warp, vector
 
-VERSION = 2
+VERSION = 3
 """Part of the key of cached code; another number for every change of what is translated how."""
 _PART = 64
 """Instructions after which a long block is cut: LLVM takes more than twice as long for twice as
