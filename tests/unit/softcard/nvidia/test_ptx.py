@@ -254,7 +254,7 @@ def test_shuffles(bench, mode, by, width):
     ("kind", "body"),
     [
         ("memory", "ld.global.b32 %r1, [%rd0+65536];"),
-        ("memory", "st.global.b64 [%rd0-8], %rd0;"),
+        ("memory", "st.global.b64 [%rd0+-8], %rd0;"),
         ("alignment", "ld.global.b64 %rd1, [%rd0+4];"),
         ("shared memory", "mov.b64 %rd1, 256;\nst.shared.b32 [%rd1], %r0;"),
         ("hang", "$here:\nbra.uni $here;"),
@@ -293,10 +293,10 @@ def test_a_launch_must_suit_the_kernel(bench):
         bench("", lanes=2048)
     with pytest.raises(PtxFault, match="bytes of shared memory"):
         bench("", shared=1 << 20)
+    function = bench.model.load(f"{HEAD}.entry k(.param .u64 a) {{ ret; }}")["k"]
     with pytest.raises(PtxFault, match="0 bytes of arguments"):
-        text = f"{HEAD}.entry k(.param .u64 a) {{ ret; }}"
-        bench.model.run(bench.model.load(text)["k"], (1, 1, 1), (32, 1, 1), b"")
-    with pytest.raises(PtxFault, match="no .entry"):
+        bench.model.run(function, (1, 1, 1), (32, 1, 1), b"")
+    with pytest.raises(PtxFault, match=r"no \.entry"):
         bench.model.load("nothing at all")
 
 
