@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,34 @@ from exosuit.kernel import Kernel, Target
 from exosuit.ops.variants import variant
 
 __all__ = ["check"]
+
+EVERYTHING = os.environ.get("EXOSUIT_TEST_EVERY_PTX") == "1"
+"""Translating all kernels takes a quarter of an hour; without this a choice of them is tested."""
+_FORMATS = {"sm_80": ("Q4_K", "Q6_K", "Q8_0", "MXFP4", "F16"), "sm_120": ("Q4_K", "BF16")}
+_ALSO_ON_SM_120 = ("norm", "rotary", "elementwise", "routing", "rows", "products")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    left_out = [] if EVERYTHING else [item for item in here if not _is_chosen(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
+
+
+def _is_chosen(item: pytest.Item) -> bool:
+    """All of sm_80 but for products, of which some formats stand for the others."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    target, room = parameters.get("run"), item.path.stem.removeprefix("test_ptx_")
+    if target is None:
+        return False  # needs no device: `tests.unit.ops` has it
+    if target != "sm_80" and room not in _ALSO_ON_SM_120:
+        return False
+    named = getattr(parameters.get("format"), "name", parameters.get("name"))
+    if room != "products" or named is None:
+        return True
+    return named in _FORMATS[target] and (parameters.get("tokens", 1) < 16 or named == "Q4_K")
 
 
 class PtxRunner(Runner):
