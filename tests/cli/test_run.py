@@ -49,14 +49,22 @@ def document(capsys, *words: str, settings: Settings, status: int = 0) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+def quiet(errors: str) -> str:
+    """Without what is told of a load that takes long, as it does on a busy machine."""
+    lines = errors.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("loading "))
+
+
 def test_an_answer_is_streamed_and_ends_its_line(capsys, settings, stories):
     words = [stories, "Once upon a time", "--temperature", "0", "--max-tokens", "11"]
     assert main(["run", *words], settings) == 0
     told = capsys.readouterr()
     assert told.out == ", there was a little girl named Lily.\n"
-    assert told.err == "stories260K-f32.gguf has no chat template: it continues the text\n"
+    note = "stories260K-f32.gguf has no chat template: it continues the text\n"
+    assert quiet(told.err) == note
     assert main(["run", *words, "--raw"], settings) == 0
-    assert capsys.readouterr() == (told.out, "")
+    raw = capsys.readouterr()
+    assert (raw.out, quiet(raw.err)) == (told.out, "")
 
 
 def test_the_document(capsys, settings, stories):
@@ -320,7 +328,7 @@ def test_ctrl_c_ends_an_answer_and_keeps_what_was_said(settings, smollm2):
     assert process.returncode == 130
     assert len(first) == 20
     assert rest.endswith("\n")
-    assert errors == ""
+    assert quiet(errors) == ""
 
 
 def test_a_reader_that_leaves_is_no_error(settings, smollm2):
@@ -330,7 +338,7 @@ def test_a_reader_that_leaves_is_no_error(settings, smollm2):
         process.stdout.close()
         errors = process.stderr.read()
         assert process.wait(20) == 1
-    assert errors == ""
+    assert quiet(errors) == ""
 
 
 def test_a_chat_on_a_terminal_goes_on_after_ctrl_c(settings, smollm2):
