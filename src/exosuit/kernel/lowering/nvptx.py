@@ -42,7 +42,7 @@ class Nvptx(Gpu):
         current().call("void", "llvm.nvvm.bar.warp.sync", _ALL)
 
     def keep_order(self) -> None:
-        """ptxas has an order of its own."""
+        """The assembler has an order of its own."""
 
     def shuffle_word(self, x: Value, mask: int) -> Value:
         operands = (_ALL, ("i32", x.ir), ("i32", str(mask)), ("i32", "31"))
