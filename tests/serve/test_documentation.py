@@ -40,6 +40,11 @@ def said(answers: list[Any]) -> list[str]:
     return found
 
 
+def steady(fields: dict[str, str]) -> dict[str, str]:
+    """Rates are null where an answer was too short to measure, which depends on the machine."""
+    return {name: "rate" if "predicted_per" in name else kind for name, kind in fields.items()}
+
+
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize(("command", "shown"), TRANSCRIPTS, ids=lambda text: text[:60])
 def test_transcripts_are_true(served: Served, command: str, shown: str) -> None:
@@ -51,7 +56,7 @@ def test_transcripts_are_true(served: Served, command: str, shown: str) -> None:
     if "/api/tags" in command:  # this server has more models than the page's
         now[0]["models"] = [m for m in now[0]["models"] if m["model"] == "smollm2:latest"]
         assert len(NAMES) > 1
-    assert kinds(now) == kinds(then)
+    assert steady(kinds(now)) == steady(kinds(then))
     if "temperature" in command:
         assert said(now) == said(then)
 
