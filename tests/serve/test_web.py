@@ -90,8 +90,11 @@ def test_status_and_what_can_be_done(http: httpx.Client) -> None:
 # In Chromium --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Generator[Any, None, None]:
+    """A browser, closed with this file's tests: while it is up an event loop is running in this
+    thread, and `asyncio.run` of other files' tests would refuse to work.
+    """
     if not CHROMIUM.exists():
         pytest.skip("Chromium is not installed (apt-get install chromium)")
     api = pytest.importorskip("playwright.sync_api")
