@@ -14,7 +14,7 @@ from exosuit.settings import Settings
 from exosuit.units import human_bytes, human_seconds
 
 if TYPE_CHECKING:
-    from exosuit.advise.footprint import Footprint
+    from exosuit.advise.footprint import Footprint, SizeOf
     from exosuit.advise.limits import DeviceLimits
     from exosuit.advise.placement import Room
     from exosuit.advise.plan import Plan, Remix
@@ -59,9 +59,9 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         )
     from exosuit.advise.plan import plan
 
-    need, remix = _need(arguments.model, settings)
-    host = _host(arguments.mac, settings)
     rooms = _rooms(arguments.card, arguments.link, arguments.mac)
+    need, remix = _need(arguments.model, settings, _size_of(bool(rooms)))
+    host = _host(arguments.mac, settings)
     made = plan(need, rooms, host, arguments.context, remix=remix)
     if arguments.json:
         render.document(made.as_json())
@@ -70,10 +70,18 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _need(text: str, settings: Settings) -> tuple[Footprint, Remix | None]:
+def _size_of(on_cards: bool) -> SizeOf:
+    """What a tensor takes where most of the model goes."""
+    from exosuit.advise.placing import placed_by
+    from exosuit.ops.packing import CpuPacking, GpuPacking
+
+    return placed_by(GpuPacking() if on_cards else CpuPacking())
+
+
+def _need(text: str, settings: Settings, size_of: SizeOf) -> tuple[Footprint, Remix | None]:
     """The footprint of a file or of a well-known model, and the model in other mixes if known."""
     from exosuit.advise import claims, footprint, mixes, shapes
-    from exosuit.advise.placing import caveats, placed_bytes
+    from exosuit.advise.placing import caveats
     from exosuit.errors import ModelNotFound
     from exosuit.models.store import Store
 
@@ -96,22 +104,22 @@ def _need(text: str, settings: Settings) -> tuple[Footprint, Remix | None]:
                 ) from unknown
             usual = "MXFP4" if shape.architecture == "gpt-oss" else DEFAULT_MIX
             chosen = mixes.find_mix(mix) if mix else usual
-            return _mixed(shape, chosen), lambda other: _mixed(shape, other)
+            return _mixed(shape, chosen, size_of), lambda other: _mixed(shape, other, size_of)
     from exosuit.models.gguf import GgufFile
 
     with GgufFile.open(path) as file:
-        need = footprint.from_header(str(path), file.metadata, file.tensors, placed_bytes)
+        need = footprint.from_header(str(path), file.metadata, file.tensors, size_of)
         kinds = [t.type for t in file.tensors.values() if len(t.shape) > 1]
         notes = (*need.notes, *caveats(need.architecture, kinds))
         return replace(need, notes=notes), None
 
 
-def _mixed(shape: ModelShape, mix: str) -> Footprint:
+def _mixed(shape: ModelShape, mix: str, size_of: SizeOf) -> Footprint:
     """A well-known model in one storage mix, as exosuit would place it."""
     from exosuit.advise import footprint, mixes, shapes
-    from exosuit.advise.placing import caveats, placed_bytes
+    from exosuit.advise.placing import caveats
 
-    need = footprint.from_shape(shape, mix, placed_bytes)
+    need = footprint.from_shape(shape, mix, size_of)
     kinds = mixes.stored_as(shape, shapes.tensors(shape), mix)
     return replace(need, notes=(*need.notes, *caveats(shape.architecture, kinds)))
 

@@ -19,7 +19,7 @@ from exosuit.graph import Arena, Graph
 from exosuit.models.gguf import GgufFile, Tensor
 from exosuit.ops.formats import FORMATS
 from exosuit.ops.matmul_float import FLOAT_FORMATS
-from exosuit.ops.packing import AnyFormat, CpuPacking, packing_for
+from exosuit.ops.packing import AnyFormat, packing_for
 from exosuit.ops.programs import Programs
 from exosuit.ops.quants import StorageType, dequantise, quantise
 from exosuit.units import MiB, round_up
@@ -77,11 +77,6 @@ def format_of(type: StorageType) -> AnyFormat:
     if type.label in FORMATS:
         return FORMATS[type.label]
     return FLOAT_FORMATS.get(type.label) or FORMATS[_EXPANDED]
-
-
-def packed_bytes(rows: int, columns: int, format: AnyFormat) -> int:
-    """Bytes of a matrix as the host packs it."""
-    return CpuPacking().bytes(rows, columns, format)
 
 
 class WeightLoader:

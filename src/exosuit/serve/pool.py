@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from exosuit.advise.footprint import Footprint, from_header
-from exosuit.advise.placing import placed_bytes
+from exosuit.advise.placing import placed_by
 from exosuit.driver.device import Device
 from exosuit.engine.batch import PAGE_TOKENS
 from exosuit.engine.embed import EmbeddingModel, open_embedding_model
 from exosuit.engine.open import LoadedModel, open_model
 from exosuit.engine.runner import DEFAULT_CONTEXT
 from exosuit.errors import CardBusy, DoesNotFit, ExosuitError, ServerBusy
+from exosuit.kernel import Target
 from exosuit.models.gguf import GgufFile
+from exosuit.ops.packing import packing_for
 from exosuit.serve.devices import LOST, Devices, Lease, SharedDevice
 from exosuit.serve.embedder import EmbeddingWorker
 from exosuit.serve.facts import LoadedInfo, ModelInfo
@@ -271,13 +273,13 @@ class Pool:
         load  given a lease and the pages of the cache that fit
         """
         with self._loading:
-            need = _footprint(info)
             self.devices.forgive()
             problems: list[ExosuitError] = []
             preferred = self._preferred.get(info.name)
             for name in sorted(self.devices.usable(), key=lambda name: name != preferred):
                 try:
                     shared = self._device(name)
+                    need = _footprint(info, shared.target)
                     pages = self._room(shared, info, need, context, loop)
                     return self._load(shared, pages, load)
                 except (*LOST, DoesNotFit, ServerBusy) as problem:
@@ -379,6 +381,8 @@ def device_bytes(loaded: LoadedModel | EmbeddingModel) -> int:
     return lease.used_bytes
 
 
-def _footprint(info: ModelInfo) -> Footprint:
+def _footprint(info: ModelInfo, target: str) -> Footprint:
+    """What the model takes as it is packed for a target."""
+    size_of = placed_by(packing_for(Target.named(target)))
     with GgufFile.open(info.path) as file:
-        return from_header(info.name, file.metadata, file.tensors, placed_bytes)
+        return from_header(info.name, file.metadata, file.tensors, size_of)
