@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from exosuit.silicon.amd.isa.operands import EXEC
-from exosuit.softcard.amd.isa.ir import WAVE, Lanes
 from exosuit.softcard.amd.isa.operation import Untranslated
 from exosuit.softcard.amd.isa.wave import Wave
+from exosuit.softcard.translation.ir import WAVE, Lanes
 
 _KINDS = {
     "f16": "half", "f32": "float", "f64": "double", "i16": "i16", "u16": "i16", "i32": "i32",

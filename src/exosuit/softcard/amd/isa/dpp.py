@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from exosuit.silicon.amd.isa.encodings import Dpp8, Dpp16
 from exosuit.silicon.amd.isa.operands import VECTOR
-from exosuit.softcard.amd.isa.ir import WAVE, Lanes
 from exosuit.softcard.amd.isa.operation import Untranslated
+from exosuit.softcard.translation.ir import WAVE, Lanes
 
 if TYPE_CHECKING:
     from exosuit.softcard.amd.isa.wave import Wave

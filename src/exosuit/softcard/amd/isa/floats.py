@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from exosuit.softcard.amd.isa.integers import packed
-from exosuit.softcard.amd.isa.ir import Lanes
 from exosuit.softcard.amd.isa.operation import Operation, op
+from exosuit.softcard.translation.ir import Lanes
 
 _WIDTH = {"float": (23, 8, "i32"), "double": (52, 11, "i64")}
 

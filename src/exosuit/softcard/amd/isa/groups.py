@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exosuit.softcard.amd.isa import state
-from exosuit.softcard.amd.isa.ir import WAVE
 from exosuit.softcard.amd.isa.translate import Kind
+from exosuit.softcard.translation.host import aligned
+from exosuit.softcard.translation.ir import WAVE
 
 MOST_WAVES = 32
 """Waves of one workgroup: 1,024 work-items."""
@@ -99,14 +100,6 @@ def work_items(threads: tuple[int, int, int]) -> tuple[NDArray[np.uint32], NDArr
     on = (flat < count).reshape(waves, WAVE)
     masks = (on.astype(np.uint64) << np.arange(WAVE, dtype=np.uint64)).sum(1).astype(np.uint32)
     return items, masks
-
-
-def aligned(shape: tuple[int, ...], align: int = 4096) -> NDArray[np.uint8]:
-    """Zeroed bytes whose address is a multiple of `align`."""
-    size = int(np.prod(shape))
-    whole = np.zeros(size + align, np.uint8)
-    skip = -whole.ctypes.data % align
-    return whole[skip : skip + size].reshape(shape)
 
 
 def groups_ir() -> str:

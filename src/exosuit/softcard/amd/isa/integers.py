@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from exosuit.softcard.amd.isa.ir import WAVE, Lanes
 from exosuit.softcard.amd.isa.operation import Operation, op
+from exosuit.softcard.translation.ir import WAVE, Lanes
 
 
 def signed24(x: Lanes) -> Lanes:

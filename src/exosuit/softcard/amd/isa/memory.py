@@ -13,11 +13,11 @@ from exosuit.silicon.amd.isa.encodings import Ds, Flat
 from exosuit.silicon.amd.isa.operands import M0, NULL
 from exosuit.softcard.amd.isa import cross, state
 from exosuit.softcard.amd.isa.decode import Instruction
-from exosuit.softcard.amd.isa.ir import WAVE, Lanes
 from exosuit.softcard.amd.isa.operation import Untranslated
 from exosuit.softcard.amd.isa.routines import ATOMICS
 from exosuit.softcard.amd.isa.scalar import IGNORED
 from exosuit.softcard.amd.isa.wave import Wave
+from exosuit.softcard.translation.ir import WAVE, Lanes
 
 _LOADS = {
     "u8": "u8", "i8": "i8", "u16": "u16", "i16": "i16", "b32": "b32", "b64": "b64", "b96": "b96",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from exosuit.softcard.amd.isa.ir import Lanes
+from exosuit.softcard.translation.ir import Lanes
 
 Compute = (
     Callable[[Lanes], Lanes]

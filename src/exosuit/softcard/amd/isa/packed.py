@@ -11,9 +11,9 @@ from collections.abc import Callable
 from exosuit.silicon.amd.isa.operands import FLOATS, VECTOR, inline_float_bits
 from exosuit.softcard.amd.isa import floats
 from exosuit.softcard.amd.isa.dpp import through_dpp
-from exosuit.softcard.amd.isa.ir import WAVE, Lanes
 from exosuit.softcard.amd.isa.operation import Operation, Untranslated, op
 from exosuit.softcard.amd.isa.wave import Wave
+from exosuit.softcard.translation.ir import WAVE, Lanes
 
 _HALVES: dict[str, Operation] = {
     "v_pk_add_f16": op("half", "half half", lambda a, b: a + b),

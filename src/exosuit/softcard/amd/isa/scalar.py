@@ -14,9 +14,9 @@ from exosuit.silicon.amd.isa.encodings import Smem
 from exosuit.silicon.amd.isa.operands import EXEC, M0, NULL
 from exosuit.softcard.amd.isa import integers, state
 from exosuit.softcard.amd.isa.decode import Instruction
-from exosuit.softcard.amd.isa.ir import Lanes
 from exosuit.softcard.amd.isa.operation import Untranslated
 from exosuit.softcard.amd.isa.wave import FloatMode, Wave
+from exosuit.softcard.translation.ir import Lanes
 
 IGNORED = frozenset({
     "s_nop", "s_delay_alu", "s_waitcnt", "s_waitcnt_vscnt", "s_waitcnt_vmcnt", "s_waitcnt_expcnt",

@@ -30,14 +30,13 @@ from exosuit.softcard.amd.isa.groups import (
     MOST_WAVES,
     Job,
     Worker,
-    aligned,
     groups_ir,
     work_items,
 )
-from exosuit.softcard.amd.isa.host import HostCode
-from exosuit.softcard.amd.isa.ir import WAVE
 from exosuit.softcard.amd.isa.translate import Kind
 from exosuit.softcard.amd.isa.wave import FloatMode
+from exosuit.softcard.translation.host import HostCode, aligned, sources_hash
+from exosuit.softcard.translation.ir import WAVE
 
 READ, WRITE, EXECUTE = 1, 2, 4
 PAGE = 4096
@@ -358,11 +357,7 @@ class Shaders:
 
 @cache
 def _sources_hash() -> str:
-    """Hash of the translator itself: code that another version made is not this one's."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return sources_hash(Path(__file__).parent)
 
 
 def float_mode(rsrc1: int) -> FloatMode:

@@ -13,12 +13,12 @@ from enum import IntEnum
 from exosuit.silicon.amd.isa.operands import EXEC, VCC
 from exosuit.softcard.amd.isa import state
 from exosuit.softcard.amd.isa.decode import Block, Instruction
-from exosuit.softcard.amd.isa.ir import Function, Lanes
 from exosuit.softcard.amd.isa.memory import global_memory, local_memory
 from exosuit.softcard.amd.isa.operation import Untranslated
 from exosuit.softcard.amd.isa.scalar import IGNORED, scalar, scalar_load
 from exosuit.softcard.amd.isa.vector import dual, vector
 from exosuit.softcard.amd.isa.wave import FloatMode, Wave
+from exosuit.softcard.translation.ir import Function, Lanes
 
 _PART = 64
 """Instructions after which a long block is cut: LLVM takes more than twice as long for twice as

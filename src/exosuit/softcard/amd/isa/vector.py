@@ -9,12 +9,12 @@ from exosuit.silicon.amd.isa.operands import VCC, VECTOR
 from exosuit.softcard.amd.isa import cross, floats, integers
 from exosuit.softcard.amd.isa.compare import compare
 from exosuit.softcard.amd.isa.decode import Dual, Instruction
-from exosuit.softcard.amd.isa.ir import Lanes
 from exosuit.softcard.amd.isa.matrix import matrix_product
 from exosuit.softcard.amd.isa.operation import Operation, Untranslated
 from exosuit.softcard.amd.isa.packed import dot2_accumulated, packed
 from exosuit.softcard.amd.isa.scalar import IGNORED
 from exosuit.softcard.amd.isa.wave import Wave
+from exosuit.softcard.translation.ir import Lanes
 
 OPERATIONS: dict[str, Operation] = {**integers.INTEGERS, **floats.FLOATS}
 

@@ -25,9 +25,9 @@ from exosuit.silicon.amd.isa.operands import (
 from exosuit.softcard.amd.isa import state
 from exosuit.softcard.amd.isa.decode import Instruction
 from exosuit.softcard.amd.isa.dpp import through_dpp, written_lanes
-from exosuit.softcard.amd.isa.ir import WAVE, Function, Lanes, type_name
 from exosuit.softcard.amd.isa.operation import Untranslated
 from exosuit.softcard.amd.isa.routines import index_of
+from exosuit.softcard.translation.ir import WAVE, Function, Lanes, type_name
 
 ALL = (1 << WAVE) - 1
 

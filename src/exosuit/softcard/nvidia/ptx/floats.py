@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import reduce
 
-from exosuit.softcard.amd.isa.ir import Lanes
 from exosuit.softcard.nvidia.ptx import mathematics
 from exosuit.softcard.nvidia.ptx.parse import Instruction
 from exosuit.softcard.nvidia.ptx.types import Type, is_type, operand, result, type_of, unsupported
 from exosuit.softcard.nvidia.ptx.warp import FLOAT, INTEGER, Warp
+from exosuit.softcard.translation.ir import Lanes
 
 _SIGN = {16: 0x8000, 32: 0x8000_0000, 64: 1 << 63}
 

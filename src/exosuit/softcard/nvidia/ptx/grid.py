@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exosuit.softcard.amd.isa.groups import aligned
-from exosuit.softcard.amd.isa.host import HostCode
 from exosuit.softcard.nvidia.ptx import state, translate
 from exosuit.softcard.nvidia.ptx.faults import PtxFault
 from exosuit.softcard.nvidia.ptx.parse import Entry, parse
 from exosuit.softcard.nvidia.ptx.state import WARP, Layout
+from exosuit.softcard.translation.host import HostCode, aligned, sources_hash
 from exosuit.units import round_up
 
 MOST_WARPS = 32
@@ -154,7 +153,7 @@ class Model:
         digest = hashlib.sha256(text.encode()).hexdigest()
         if digest not in self._functions:
             self._functions[digest] = {
-                name: self._function(entry, f"{translate.VERSION} {digest} {name}")
+                name: self._function(entry, f"{_sources_hash()} {digest} {name}")
                 for name, entry in parse(text).items()
             }
         return self._functions[digest]
@@ -277,6 +276,11 @@ class Model:
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="ptx")
+
+
+@cache
+def _sources_hash() -> str:
+    return sources_hash(Path(__file__).parent)
 
 
 def _groups_ir() -> str:

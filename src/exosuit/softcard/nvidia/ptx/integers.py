@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from exosuit.softcard.amd.isa.ir import Lanes
 from exosuit.softcard.nvidia.ptx.parse import Instruction
 from exosuit.softcard.nvidia.ptx.state import WARP
 from exosuit.softcard.nvidia.ptx.types import Type, operand, result, type_of, unsupported
 from exosuit.softcard.nvidia.ptx.warp import INTEGER, Warp, vector
+from exosuit.softcard.translation.ir import Lanes
 
 Binary = Callable[[Lanes, Lanes, Type], Lanes]
 

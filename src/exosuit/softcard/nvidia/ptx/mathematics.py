@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from exosuit.softcard.amd.isa.ir import Lanes
+from exosuit.softcard.translation.ir import Lanes
 
 
 def flushed(value: Lanes) -> Lanes:

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from exosuit.softcard.amd.isa.ir import Lanes
 from exosuit.softcard.nvidia.ptx.cross import together
 from exosuit.softcard.nvidia.ptx.memory import fetch
 from exosuit.softcard.nvidia.ptx.parse import Instruction
 from exosuit.softcard.nvidia.ptx.state import WARP
 from exosuit.softcard.nvidia.ptx.types import Type, type_of, unsupported
 from exosuit.softcard.nvidia.ptx.warp import INTEGER, Warp, vector
+from exosuit.softcard.translation.ir import Lanes
 
 _SHAPES = {("m16n8k16", 16), ("m16n8k8", 16), ("m16n8k32", 8), ("m16n8k16", 8)}
 

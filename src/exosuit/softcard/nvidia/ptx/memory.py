@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from exosuit.softcard.amd.isa.ir import Lanes
 from exosuit.softcard.nvidia.ptx import routines, state
 from exosuit.softcard.nvidia.ptx.parse import Instruction
 from exosuit.softcard.nvidia.ptx.state import WARP
 from exosuit.softcard.nvidia.ptx.types import Type, type_of, unsupported
 from exosuit.softcard.nvidia.ptx.warp import FLOAT, INTEGER, Warp, vector
+from exosuit.softcard.translation.ir import Lanes
 
 
 def _space(warp: Warp, made: Instruction) -> str:

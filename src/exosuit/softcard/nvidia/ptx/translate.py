@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from exosuit.softcard.amd.isa.ir import Function, Lanes
 from exosuit.softcard.nvidia.ptx import cross, floats, integers, matrices, memory, routines, state
 from exosuit.softcard.nvidia.ptx.faults import PtxFault
 from exosuit.softcard.nvidia.ptx.order import put_in_order
@@ -20,9 +19,8 @@ from exosuit.softcard.nvidia.ptx.parse import Block, Entry, Instruction
 from exosuit.softcard.nvidia.ptx.state import Layout
 from exosuit.softcard.nvidia.ptx.types import is_type, type_of
 from exosuit.softcard.nvidia.ptx.warp import SCRATCH, Warp, vector
+from exosuit.softcard.translation.ir import Function, Lanes
 
-VERSION = 3
-"""Part of the key of cached code; another number for every change of what is translated how."""
 _PART = 64
 """Instructions after which a long block is cut: LLVM takes more than twice as long for twice as
 many."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from exosuit.softcard.amd.isa.ir import Lanes
 from exosuit.softcard.nvidia.ptx.faults import PtxFault
 from exosuit.softcard.nvidia.ptx.state import WARP
 from exosuit.softcard.nvidia.ptx.warp import FLOAT, INTEGER, Warp
+from exosuit.softcard.translation.ir import Lanes
 
 _TYPE = re.compile(r"(pred|bf|[busf])(\d*)(?:x(\d))?")
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 import struct
 
-from exosuit.softcard.amd.isa.ir import Function, Lanes
 from exosuit.softcard.nvidia.ptx import state
 from exosuit.softcard.nvidia.ptx.faults import PtxFault
 from exosuit.softcard.nvidia.ptx.parse import Entry, Instruction
 from exosuit.softcard.nvidia.ptx.state import WARP, Layout
+from exosuit.softcard.translation.ir import Function, Lanes
 
 SCRATCH = 4
 """Pieces of scratch that the function must provide: %scratch0 and so on, 512 bytes each."""

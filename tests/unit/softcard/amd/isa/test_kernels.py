@@ -45,8 +45,8 @@ from exosuit.kernel import (
 )
 from exosuit.softcard.amd.isa import translate
 from exosuit.softcard.amd.isa.decode import decode
-from exosuit.softcard.amd.isa.host import compile_ir
 from exosuit.softcard.amd.isa.wave import FloatMode
+from exosuit.softcard.translation.host import compile_ir
 
 TARGET = Target.named("gfx1100")
 RNG = np.random.default_rng(0)

@@ -12,8 +12,8 @@ from tests.unit.softcard.amd.isa.flat import BASE, EXECUTE, PAGE, READ, WRITE, F
 from exosuit.errors import UnsupportedCard
 from exosuit.silicon.amd.code import Rsrc1, Rsrc2
 from exosuit.silicon.amd.isa.operands import LITERAL
-from exosuit.softcard.amd.isa.host import HostCode
 from exosuit.softcard.amd.isa.shaders import ShaderFault, Shaders
+from exosuit.softcard.translation.host import HostCode
 
 M32 = (1 << 32) - 1
 LANES = a.vop("VOP2", "v_lshlrev_b32", 1, [130, a.V])
@@ -230,7 +230,7 @@ def test_code_needs_a_page_that_may_be_executed(card):
 
 def test_host_code_is_kept_on_disk(tmp_path, monkeypatch):
     made: list[str] = []
-    from exosuit.softcard.amd.isa import host
+    from exosuit.softcard.translation import host
 
     original = host.compile_ir
     monkeypatch.setattr(

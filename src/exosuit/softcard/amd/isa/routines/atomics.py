@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from exosuit.softcard.amd.isa import state
-from exosuit.softcard.amd.isa.ir import Function, Lanes
 from exosuit.softcard.amd.isa.routines.transfers import READ, WRITE, Space
 from exosuit.softcard.amd.isa.routines.writing import Routine, each_lane
+from exosuit.softcard.translation.ir import Function, Lanes
 
 _DIRECT = {
     "add_u": "add", "sub_u": "sub", "min_i": "min", "max_i": "max", "min_u": "umin",

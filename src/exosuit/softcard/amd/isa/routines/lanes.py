@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from exosuit.softcard.amd.isa.ir import WAVE, Function, Lanes
 from exosuit.softcard.amd.isa.routines.writing import Routine, each_lane
+from exosuit.softcard.translation.ir import WAVE, Function, Lanes
 
 
 def routines() -> Iterator[Routine]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from exosuit.softcard.amd.isa.ir import WAVE, Lanes
 from exosuit.softcard.amd.isa.routines.writing import Routine
+from exosuit.softcard.translation.ir import WAVE, Lanes
 
 
 def routines() -> Iterator[Routine]:

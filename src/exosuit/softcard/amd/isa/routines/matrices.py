@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from exosuit.softcard.amd.isa.ir import Function, Lanes
 from exosuit.softcard.amd.isa.routines.writing import Routine
 from exosuit.softcard.amd.isa.state import VECTOR_BYTES
+from exosuit.softcard.translation.ir import Function, Lanes
 
 _SIDE = 16
 

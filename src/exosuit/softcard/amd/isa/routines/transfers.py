@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exosuit.softcard.amd.isa import state
-from exosuit.softcard.amd.isa.ir import WAVE, Function, Lanes
 from exosuit.softcard.amd.isa.routines.writing import Routine, each_lane
+from exosuit.softcard.translation.ir import WAVE, Function, Lanes
 
 PAGE = 4096
 READ, WRITE = 1, 2

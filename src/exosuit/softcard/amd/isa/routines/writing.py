@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from exosuit.softcard.amd.isa.ir import Function, Lanes
+from exosuit.softcard.translation.ir import Function, Lanes
 
 
 class Routine:

@@ -11,6 +11,8 @@ from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
+import numpy as np
+from numpy.typing import NDArray
 
 _DIGEST = hashlib.sha256().digest_size
 
@@ -110,3 +112,20 @@ def _machine_name() -> str:
     return f"{llvm.get_default_triple()} {llvm.get_host_cpu_name()} {_features()} " + str(
         llvmlite.__version__
     )
+
+
+def aligned(shape: tuple[int, ...], align: int = 4096) -> NDArray[np.uint8]:
+    """Zeroed bytes whose address is a multiple of `align`."""
+    size = int(np.prod(shape))
+    whole = np.zeros(size + align, np.uint8)
+    skip = -whole.ctypes.data % align
+    return whole[skip : skip + size].reshape(shape)
+
+
+def sources_hash(*folders: Path) -> str:
+    """Hash of a translator itself: code that another version of it made is not this one's."""
+    digest = hashlib.sha256()
+    for folder in (*folders, Path(__file__).parent):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
