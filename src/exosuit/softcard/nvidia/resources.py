@@ -141,7 +141,7 @@ class Resources:
         self, command: int, name: str, classes: Sequence[int], sizes: Sequence[int],
         handler: Control,
     ) -> None:  # fmt: skip
-        """Answer a control on objects of these classes, whose parameters have one of these sizes."""
+        """Answer a control on objects of these classes, with parameters of these sizes."""
         self._controls[command] = _Command(name, frozenset(classes), frozenset(sizes), handler)
 
     @property
