@@ -4,8 +4,8 @@ All are offsets in BAR0. A register that is blocked, or is not there, reads as 0
 0xbad0XXXX; all ones mean that nobody answers at all.
 
 Sources: open-gpu-kernel-modules 570.144, `swref/published` of turing tu102 (dev_bus, dev_fb,
-dev_vm), ampere ga102 (dev_gc6_island, dev_gsp), hopper gh100 (dev_vm, dev_xtl_ep_pri), blackwell
-gb202 (dev_therm).
+dev_vm), ampere ga100 (dev_fuse) and ga102 (dev_gc6_island, dev_gsp), hopper gh100 (dev_vm,
+dev_xtl_ep_pri), blackwell gb202 (dev_therm); `kernel_gsp_frts_tu102.c`, `kernel_gsp_ga100.c`.
 """
 
 from __future__ import annotations
@@ -99,10 +99,32 @@ class Wpr2(Word):
     address = bits(31, 4, "address >> 12")
 
 
+class FwsecStatus(Word):
+    """NV_PBUS_VBIOS_SCRATCH(0xE), as FWSEC leaves it."""
+
+    sb_error = bits(15, 0)
+    frts_error = bits(31, 16, "0: FRTS was made")
+
+
+FWSEC_STATUS = 0xE
+"""Which of the VBIOS scratch registers that is."""
+
+
+class FuseVersion(Word):
+    """NV_FUSE_OPT_FPF_GSP_UCODEn_VERSION: which release of a program the card still takes."""
+
+    data = bits(15, 0, "its highest set bit counts, from 1; 0 for none")
+
+    @property
+    def version(self) -> int:
+        return self.data.bit_length()
+
+
 class Bus(Block):
     """What every chip has at the same place."""
 
     SOURCE = "tu102 dev_bus.h, dev_fb.h; ga102 dev_gc6_island.h"
+    VBIOS_SCRATCH = at(0x1400, FwsecStatus, count=64, stride=4)
     BOOT_0 = at(0x0, Boot0, access="ro")
     BOOT_1 = at(0x4, VirtualGpu, access="ro")
     BOOT_42 = at(0xA00, Boot42, access="ro")
@@ -119,6 +141,7 @@ class BusTuring(Bus):
 
     BAR0_WINDOW = at(0x1700, Window, "NV_PBUS_BAR0_WINDOW")
     GFW_MASK = at(0x11_8128, PrivilegeMask, access="ro")
+    UCODE_FUSES = at(0x82_41C0, FuseVersion, "by ucode id, less 1", access="ro", count=16, stride=4)
     GFW_PROGRESS = at(0x11_8234, BootProgress, access="ro")
 
 

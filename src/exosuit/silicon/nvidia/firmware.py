@@ -1,7 +1,8 @@
 """NVIDIA's firmware files as linux-firmware carries them: headers and section names.
 
-`booter_load` and `bootloader` begin with nvfw_bin_hdr; the GSP image is a 64-bit ELF and the FMC a
-32-bit one, of which only sections are wanted.
+`booter_load` and `bootloader` begin with nvfw_bin_hdr (behind that of the latter lies
+`gsp.RiscvDescriptor`); the GSP image is a 64-bit ELF and the FMC a 32-bit one, of which only
+sections are wanted.
 
 Sources: open-gpu-kernel-modules 570.144 `nouveau/extract-firmware-nouveau.py`, `rmRiscvUcode.h`;
 linux `include/nvfw/{fw,hs}.h`; offsets checked against tinygrad's generated structures.
@@ -64,33 +65,6 @@ class LoadApp(Struct):
     code_size = u32()
     data_offset = u32()
     data_size = u32()
-
-
-class RiscvDescriptor(Struct):
-    """RM_RISCV_UCODE_DESC, of the GSP's boot loader."""
-
-    SIZE = 84
-    version = u32()
-    bootloader_offset = u32()
-    bootloader_size = u32()
-    bootloader_parameters_offset = u32()
-    bootloader_parameters_size = u32()
-    elf_offset = u32()
-    elf_size = u32()
-    app_version = u32()
-    manifest_offset = u32()
-    manifest_size = u32()
-    monitor_data_offset = u32()
-    monitor_data_size = u32()
-    monitor_code_offset = u32()
-    monitor_code_size = u32()
-    is_monitor_enabled = u32()
-    swbrom_code_offset = u32()
-    swbrom_code_size = u32()
-    swbrom_data_offset = u32()
-    swbrom_data_size = u32()
-    vram_reserved_size = u32()
-    is_signed_as_code = u32()
 
 
 class BooterParameters:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from exosuit.datasheet import Block, Struct, Word, at, bits, data, embed, flag, u8, u16, u32, u64
+from exosuit.datasheet import Block, Struct, Word, at, bits, data, flag, u16, u32, u64
 
 MESSAGE_LIMIT = 1024
 """Bytes of the FSP's channel: the longest message."""
@@ -84,7 +84,7 @@ class ChainOfTrust(Struct):
     hash = data(HASH_BYTES, "SHA-384 of the FMC")
     public_key = data(KEY_BYTES)
     signature = data(SIGNATURE_BYTES)
-    boot_arguments = u64("bus address of `FmcBootParameters`")
+    boot_arguments = u64("bus address of `gsp.FmcBootParameters`")
 
 
 COT_VERSION = 2
@@ -97,53 +97,6 @@ class Response(Struct):
     task = u32()
     command = u32("NvdmType of what is answered")
     error = u32("0: done")
-
-
-class DmaTarget(IntEnum):
-    """GSP_DMA_TARGET_*."""
-
-    VRAM = 0
-    COHERENT_HOST = 1
-    HOST = 2
-
-
-class BootGspRm(Struct):
-    """GSP_ACR_BOOT_GSP_RM_PARAMS."""
-
-    SIZE = 32
-    target = u32("DmaTarget")
-    description_size = u32("of the WPR meta")
-    description = u64("address of the WPR meta")
-    carveout_offset = u64()
-    carveout_size = u32()
-    is_gsp_rm_boot = u8()
-
-
-class GspRm(Struct):
-    """GSP_RM_PARAMS."""
-
-    SIZE = 16
-    target = u32("DmaTarget")
-    boot_arguments = u64("address of the libos arguments", at=8)
-
-
-class Spdm(Struct):
-    """GSP_SPDM_PARAMS."""
-
-    SIZE = 24
-    target = u32()
-    buffer = u64(at=8)
-    buffer_size = u32()
-
-
-class FmcBootParameters(Struct):
-    """GSP_FMC_BOOT_PARAMS: what the FMC reads."""
-
-    SIZE = 0x50
-    registry_keys = u32()
-    boot_gsp_rm = embed(BootGspRm, at=8)
-    gsp_rm = embed(GspRm, at=0x28)
-    spdm = embed(Spdm, at=0x38)
 
 
 def message(type: NvdmType, payload: bytes) -> bytes:

@@ -17,12 +17,14 @@ from typing import TypeVar
 
 from exosuit.datasheet import Struct, Word, bits, embed, u8, u16, u32, u64, word
 from exosuit.errors import CorruptFile
+from exosuit.units import round_up
 
 S = TypeVar("S", bound=Struct)
 
-ROM_SIGNATURE = 0xAA55
-PCI_SIGNATURES = (0x52494350, 0x5344504E)
-"""PCIR and NPDS, little-endian, at the start of a PCI data structure."""
+ROM_SIGNATURES = (0xAA55, 0x4E56, 0xBB77)
+"""What an image begins with: every board's, and NVIDIA's own two."""
+PCI_SIGNATURES = (0x52494350, 0x5344504E, 0x53494752)
+"""PCIR, NPDS and RGIS, little-endian, at the start of a PCI data structure."""
 BLOCK_BYTES = 512
 IFR_SIGNATURE = 0x4947564E
 """NVGI: the board's start-up register writes come first."""
@@ -68,7 +70,7 @@ class PciData(Struct):
 
 
 class NvPciData(Struct):
-    """NPDE: what follows the PCI data structure at the next 16 bytes, where it is."""
+    """NPDE: follows the PCI data structure at the next multiple of 16, where there is one."""
 
     SIZE = 12
     signature = u32("0x4544504E")
@@ -79,6 +81,7 @@ class NvPciData(Struct):
 
 
 NPDE_SIGNATURE = 0x4544504E
+NPDE_REVISIONS = (0x100, 0x101)
 
 
 class IfrFixed0(Struct):
@@ -307,10 +310,12 @@ class _Reader:
         base: tuple[int, int] | None = None
         while True:
             header = self.view(RomHeader, at, "an image")
-            if header.signature != ROM_SIGNATURE:
+            if header.signature not in ROM_SIGNATURES:
                 raise self.wrong(f"no image at {at:#x}")
             data = self.view(PciData, at + header.pci_data, "an image's PCI data")
-            size = data.image_blocks * BLOCK_BYTES
+            if data.signature not in PCI_SIGNATURES:
+                raise self.wrong(f"the image at {at:#x} has no PCI data")
+            size = self._blocks(at + header.pci_data, data) * BLOCK_BYTES
             if size == 0:
                 raise self.wrong(f"the image at {at:#x} has no size")
             if data.code_type == CodeType.BASE and base is None:
@@ -321,6 +326,15 @@ class _Reader:
                 return base[0], at - base[1]
             # `last_image` is not heeded: the extension follows the image that claims to be last.
             at += size
+
+    def _blocks(self, at: int, data: PciData) -> int:
+        """Length of an image: its own half where NPDE tells it, as `s_locateExpansionRoms` does."""
+        more_at = round_up(at + data.length, 16)
+        if more_at + NvPciData.SIZE > len(self._rom):
+            return data.image_blocks
+        more = NvPciData(self._rom, more_at)
+        known = more.signature == NPDE_SIGNATURE and more.revision in NPDE_REVISIONS
+        return more.image_blocks if known else data.image_blocks
 
     def _skip_ifr(self) -> int:
         """Where the first image begins. Source: `s_romImgFindPciHeader_TU102`."""
