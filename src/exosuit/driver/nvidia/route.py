@@ -1,9 +1,9 @@
 """`Route`: the ways to an NVIDIA card, and all that the device above needs of one.
 
-The kernel driver's ioctls and the bare card's firmware end in the same things: memory at GPU virtual
-addresses, two channels that are scheduled, and a doorbell. What stands in memory and in rings is the
-device's business and the same over both; where rings and USERD lie, who writes page tables and what
-faults are called is the route's. Nothing here is called from two threads at once.
+The kernel driver's ioctls and the bare card's firmware end in the same things: memory at GPU
+virtual addresses, two channels that are scheduled, and a doorbell. What stands in memory and in
+rings is the device's business and the same over both; where rings and USERD lie, who writes page
+tables and what faults are called is the route's. Nothing here is called by two threads at once.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Facts:
 
     chip             for people: "GA102", "NVIDIA H200"
     target           "sm_86": what programs are compiled for
+    sm_version       as the card says it, 0x806 (silicon.nvidia.limits)
     compute_class, copy_class, gpfifo_class
                      chosen from the card's class list (silicon.nvidia.classes)
     sm_count         that are enabled
@@ -81,6 +82,7 @@ class Facts:
 
     chip: str
     target: str
+    sm_version: int
     compute_class: int
     copy_class: int
     gpfifo_class: int
