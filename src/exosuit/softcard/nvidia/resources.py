@@ -11,25 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
-
-class Status(IntEnum):
-    OK = 0
-    INSERT_DUPLICATE_NAME = 0x19
-    INVALID_ADDRESS = 0x1E
-    INVALID_ARGUMENT = 0x1F
-    INVALID_CLASS = 0x22
-    INVALID_CLIENT = 0x23
-    INVALID_OBJECT = 0x31
-    INVALID_OBJECT_HANDLE = 0x33
-    INVALID_OBJECT_PARENT = 0x36
-    INVALID_PARAM_STRUCT = 0x3A
-    INVALID_STATE = 0x40
-    NO_MEMORY = 0x51
-    NOT_SUPPORTED = 0x56
-    OBJECT_NOT_FOUND = 0x57
+from exosuit.silicon.nvidia.rm import Status
 
 
 class RmError(Exception):
@@ -168,7 +152,7 @@ class Resources:
             if known is None:
                 raise RmError(Status.NOT_SUPPORTED, "there is no such control")
             if known.classes and found.class_id not in known.classes:
-                raise RmError(Status.INVALID_OBJECT, f"{known.name} on {found.class_id:#x}")
+                raise RmError(Status.NOT_SUPPORTED, f"{known.name} on {found.class_id:#x}")
             if len(params) not in known.sizes:
                 raise RmError(Status.INVALID_PARAM_STRUCT, f"{known.name} of {len(params)} bytes")
             known.handler(found, params)
@@ -192,7 +176,7 @@ class Resources:
         if found is None:
             raise RmError(Status.INVALID_OBJECT_HANDLE, f"there is no object {handle:#x}")
         if class_ids and found.class_id not in class_ids:
-            raise RmError(Status.INVALID_OBJECT, f"{handle:#x} is a {found.class_id:#x}")
+            raise RmError(Status.INVALID_OBJECT_HANDLE, f"{handle:#x} is a {found.class_id:#x}")
         return found
 
     def of_class(self, *class_ids: int) -> Iterator[Resource]:

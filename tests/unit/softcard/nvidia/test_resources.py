@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from exosuit.softcard.nvidia.resources import CLIENT, Resources, RmError, Status
+from exosuit.silicon.nvidia.rm import Status
+from exosuit.softcard.nvidia.resources import CLIENT, Resources, RmError
 
 ROOT, DEVICE, SUBDEVICE, CHANNEL = 0x41, 0x80, 0x2080, 0xC56F
 SYSTEM = 0xC1D0_0001
@@ -82,7 +83,7 @@ def test_mistakes_get_the_status_that_the_real_one_gives(
 def test_controls_know_their_objects_and_sizes(made):
     made.allocate(SYSTEM, 0, 0, ROOT, bytearray())
     made.allocate(SYSTEM, SYSTEM, 5, DEVICE, bytearray(56))
-    assert made.control(SYSTEM, 5, 0x2080_0110, bytearray(4)) == Status.INVALID_OBJECT
+    assert made.control(SYSTEM, 5, 0x2080_0110, bytearray(4)) == Status.NOT_SUPPORTED
     assert made.control(SYSTEM, 5, 0x1234, bytearray(4)) == Status.NOT_SUPPORTED
     assert made.control(1, 5, 0x1234, bytearray(4)) == Status.INVALID_CLIENT
     made.allocate(SYSTEM, 5, 6, SUBDEVICE, bytearray())
