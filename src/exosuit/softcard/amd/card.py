@@ -34,15 +34,16 @@ from exosuit.softcard.amd.nbio import (
 from exosuit.softcard.amd.pm4 import Processor, Programs
 from exosuit.softcard.amd.programs import Translated
 from exosuit.softcard.amd.psp import Psp
-from exosuit.softcard.amd.queue import Decoded, Slice
+from exosuit.softcard.amd.queue import Decoded
 from exosuit.softcard.amd.sdma import Sdma
 from exosuit.softcard.amd.smu import Smu
-from exosuit.softcard.amd.timeline import CLOCK_TICK_NS, Cost, Timeline, dispatch_ns
+from exosuit.softcard.amd.timeline import CLOCK_TICK_NS, dispatch_ns
 from exosuit.softcard.amd.tlb import Tlb
 from exosuit.softcard.amd.walker import Walker
 from exosuit.softcard.card import MemoryBar, Options, SoftCard
 from exosuit.softcard.config import BarShape, ConfigSpace
 from exosuit.softcard.registers import RegisterFile
+from exosuit.softcard.timeline import Cost, Slice, Timeline
 from exosuit.units import MiB
 
 log = logging.getLogger(__name__)

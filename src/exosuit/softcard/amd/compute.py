@@ -28,9 +28,9 @@ from exosuit.softcard.amd.gfx import Gfx, QueueKey
 from exosuit.softcard.amd.memory import LocalMemory
 from exosuit.softcard.amd.pm4 import Processor
 from exosuit.softcard.amd.queue import Decoded, Execution, Outcome
-from exosuit.softcard.amd.timeline import Timeline
 from exosuit.softcard.amd.tlb import Tlb
 from exosuit.softcard.registers import Refuse, RegisterFile
+from exosuit.softcard.timeline import Timeline
 
 MEC = 1
 """The micro-engine that runs compute queues."""

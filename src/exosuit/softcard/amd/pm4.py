@@ -19,10 +19,11 @@ from exosuit.silicon.amd.ih import Source, SqContext0, SqContext1, SqEncoding, S
 from exosuit.softcard.amd.caches import Caches
 from exosuit.softcard.amd.ih import Ih
 from exosuit.softcard.amd.isa.shaders import Dispatch, ShaderFault
-from exosuit.softcard.amd.queue import Decoded, Outcome, Slice
-from exosuit.softcard.amd.timeline import PACKET_NS, Cost, Timeline
+from exosuit.softcard.amd.queue import Decoded, Outcome
+from exosuit.softcard.amd.timeline import PACKET_NS, ticks
 from exosuit.softcard.amd.tlb import Tlb
 from exosuit.softcard.registers import Refuse, RegisterFile
+from exosuit.softcard.timeline import Cost, Slice, Timeline
 
 SH_REGISTERS = 0x400
 _SQ_ERRORS = {
@@ -241,7 +242,7 @@ class Processor:
             case pm4.ReleaseDatum.VALUE_64:
                 self._store(packet.address, packet.value.to_bytes(8, "little"))
             case pm4.ReleaseDatum.GPU_CLOCK:
-                self._store(packet.address, self._timeline.ticks.to_bytes(8, "little"))
+                self._store(packet.address, ticks(self._timeline).to_bytes(8, "little"))
             case _:
                 pass
         if destination.int_sel == pm4.ReleaseInterrupt.AFTER_CONFIRM:
@@ -297,7 +298,7 @@ class Processor:
             case pm4.CopySource.IMMEDIATE:
                 data = packet.source.to_bytes(8, "little")[:size]
             case pm4.CopySource.GPU_CLOCK | pm4.CopySource.SYSTEM_CLOCK:
-                data = self._timeline.ticks.to_bytes(8, "little")[:size]
+                data = ticks(self._timeline).to_bytes(8, "little")[:size]
             case _:
                 self._refuse(f"COPY_DATA from {control.src_sel}")
                 data = bytes(size)

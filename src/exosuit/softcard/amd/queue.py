@@ -6,7 +6,6 @@ An engine obeys until the ring is empty, a packet waits, or it cannot go on.
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,25 +52,6 @@ class Decoded(Generic[P]):
         else:
             self._kept.move_to_end(stream)
         return found
-
-
-class Slice:
-    """How long engines may work before whoever drives the card is served again.
-
-    Real engines work beside the bus; these take turns with it. Programs may take a second each to
-    translate, and a client waits ten for an answer.
-    """
-
-    def __init__(self, seconds: float = 0.5) -> None:
-        self.seconds = seconds
-        self._end = 0.0
-
-    def begin(self) -> None:
-        self._end = time.monotonic() + self.seconds
-
-    @property
-    def is_over(self) -> bool:
-        return time.monotonic() >= self._end
 
 
 @dataclass

@@ -23,9 +23,10 @@ from exosuit.softcard.amd.caches import Caches
 from exosuit.softcard.amd.ih import Ih
 from exosuit.softcard.amd.pm4 import compare
 from exosuit.softcard.amd.queue import Decoded, Execution, Outcome
-from exosuit.softcard.amd.timeline import PACKET_NS, Timeline
+from exosuit.softcard.amd.timeline import PACKET_NS, ticks
 from exosuit.softcard.amd.tlb import Tlb
 from exosuit.softcard.registers import Refuse, RegisterFile
+from exosuit.softcard.timeline import Timeline
 
 FETCH_BYTES = 1 << 16
 """So much of the ring is taken apart at once."""
@@ -232,7 +233,7 @@ class Sdma:
                 self._fill(packet)
                 self._caches.foreign_write()
             case sdma.TimestampGlobal():
-                self._store(packet.target & ~7, self.timeline.ticks.to_bytes(8, "little"))
+                self._store(packet.target & ~7, ticks(self.timeline).to_bytes(8, "little"))
             case sdma.Trap():
                 context = packet.context.context
                 self._ih.report(Reporter.GFX, Source.SDMA_TRAP, contexts=(context, 0))

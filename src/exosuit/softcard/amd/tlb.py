@@ -20,9 +20,9 @@ from exosuit.silicon.amd.hub import Client
 from exosuit.silicon.amd.paging import ENTRIES, PAGE
 from exosuit.softcard.amd.hub import Hub
 from exosuit.softcard.amd.memory import LocalMemory
-from exosuit.softcard.amd.timeline import Timeline
 from exosuit.softcard.amd.walker import EXECUTE, READ, WRITE, Run
 from exosuit.softcard.memory import host_address, sparse_memory
+from exosuit.softcard.timeline import Timeline
 from exosuit.units import GiB
 
 BASE = 0x2000_0000_0000
