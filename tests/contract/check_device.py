@@ -306,7 +306,8 @@ def check_steps_between_fences_are_concurrent(device: Device) -> None:
             set_cells(device, buffer, np.zeros(1))
         replay = device.prepare(launches)
         replay.run()
-        assert [int(cells_of(device, buffer)[0]) for buffer in met] == together
+        # every lane of a GPU's wave raises the flag, so it may read more than 1
+        assert [bool(cells_of(device, buffer)[0]) for buffer in met] == together
         replay.close()
 
 
