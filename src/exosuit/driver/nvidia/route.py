@@ -12,30 +12,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from exosuit.clock import Clock
+from exosuit.driver.placed import Data, HostMemory
 from exosuit.units import GpuAddress
-
-Data = bytes | bytearray | memoryview
 
 LOW = 1 << 40
 """Rings, pushbuffers, QMDs and semaphores lie below this: GPFIFO entries hold 40 bits."""
 PAGE = 4096
 """All memory begins at a multiple of this, and is mapped up to one."""
-
-
-class HostMemory(Protocol):
-    """Host memory that the card reaches. Zeroed when it is taken.
-
-    Offsets and sizes are multiples of 4 where there is no view.
-    """
-
-    @property
-    def view(self) -> memoryview | None:
-        """The same bytes in this process, or None where every access is a request."""
-        ...
-
-    def read(self, offset: int, size: int) -> bytes: ...
-
-    def write(self, offset: int, data: Data) -> None: ...
 
 
 class Window(Protocol):
