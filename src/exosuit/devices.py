@@ -25,8 +25,8 @@ from exosuit.units import human_bytes
 
 if TYPE_CHECKING:
     from exosuit.driver.amd import AmdDevice
-    from exosuit.driver.amd.firmware import FirmwareSource
     from exosuit.driver.boot import Progress
+    from exosuit.driver.firmware import FirmwareSource
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from exosuit.driver.amd.psp import Psp
 from exosuit.driver.amd.registers import EarlyRegisters, Registers
 from exosuit.driver.amd.smu import Smu
 from exosuit.driver.boot import poll
-from exosuit.errors import BootFailed, LinkLost, UnsupportedCard
+from exosuit.driver.config_space import ConfigSpace
+from exosuit.errors import BootFailed, UnsupportedCard
 from exosuit.link.function import Bar, PciFunction
 from exosuit.silicon import pci
-from exosuit.silicon.amd import chips
 from exosuit.silicon.amd.discovery import (
     BYTES_BELOW_TOP,
     SIZE_BYTES,
@@ -39,7 +39,6 @@ _FIRMWARE_READY = 4 * 0x16061
 """MP0's C2PMSG_33, at the same place on every chip: whether the card has started by itself."""
 _MP0_SETTLE_S = {13: 0.5, 14: 1.0}
 """How long a mode1 reset takes, by the PSP's major version."""
-_BAR_REGISTERS = range(0x10, 0x28, 4)
 _RUNNING_FLAG, _MAGIC = 6, 7
 """Scratch registers: whether a driver runs (1) or has ended well (0), and which one booted it."""
 
@@ -62,79 +61,6 @@ class Bars:
     memory: Bar
     doorbells: Bar
     registers: Bar
-
-
-class ConfigSpace:
-    """The function's configuration, with what a reset may take away."""
-
-    def __init__(self, link: PciFunction) -> None:
-        self._link = link
-        self._kept: dict[int, int] = {}
-
-    def identify(self) -> tuple[int, int]:
-        """Device id and revision. Raises LinkLost or UnsupportedCard."""
-        identity = self._link.read_config(0, 4)
-        if identity in (pci.ALL_ONES, pci.RETRY):
-            raise LinkLost(
-                f"no card answers at {self._link.name}",
-                cause="the cable moved, the enclosure has no power, or the card has not started",
-                next="reconnect it and switch the enclosure off and on, then  exosuit doctor",
-                identity=identity,
-            )
-        vendor, device = identity & 0xFFFF, identity >> 16
-        word = self._link.read_config(8, 4)
-        if vendor != chips.VENDOR_ID or not pci.ClassCode(word >> 8).can_be_card:
-            raise UnsupportedCard(
-                f"{self._link.name} is {vendor:04x}:{device:04x}, {pci.ClassCode(word >> 8).title}",
-                cause="this driver boots AMD graphics cards",
-                next="exosuit list",
-                vendor=vendor,
-                device=device,
-            )
-        return device, word & 0xFF
-
-    def wake(self) -> None:
-        """Let the function answer at its addresses, and out of its sleep."""
-        at = pci.find_capability(self._link.read_config, pci.CapabilityId.POWER_MANAGEMENT)
-        if at is not None:
-            control = pci.PowerControl(self._link.read_config(at + 4, 2))
-            if control.state:
-                self._link.write_config(at + 4, control.replace(state=0), 2)
-        self._command(memory_space=True)
-        self._kept = {at: self._link.read_config(at, 4) for at in _BAR_REGISTERS}
-        if not any(self._kept.values()):
-            raise BootFailed(
-                f"the card {self._link.name} has no addresses on the bus",
-                cause="it was reset, or woke from sleep, and nobody gave it its addresses back",
-                next="restart the computer with the enclosure switched on, then  exosuit doctor",
-            )
-
-    def keep_awake(self) -> None:
-        """No link power saving: through tunnels and retimers it makes reads fail now and then."""
-        at = pci.find_capability(self._link.read_config, pci.CapabilityId.PCI_EXPRESS)
-        if at is None:
-            return
-        place = at + pci.PcieCapability.SLOTS["link_control"].offset
-        control = pci.LinkControl(self._link.read_config(place, 2))
-        if control.aspm:
-            self._link.write_config(place, control.replace(aspm=0), 2)
-
-    def let_dma(self, allowed: bool) -> None:
-        """Let the card reach host memory, or not."""
-        self._command(bus_master=allowed)
-
-    def restore(self) -> None:
-        """Give back the addresses that a reset may have taken."""
-        lost = [at for at, value in self._kept.items() if self._link.read_config(at, 4) != value]
-        for at in lost:
-            self._link.write_config(at, self._kept[at], 4)
-        self._command(memory_space=True)
-
-    def _command(self, **flags: int) -> None:
-        before = pci.Command(self._link.read_config(4, 2))
-        after = before.replace(**flags)
-        if after != before:
-            self._link.write_config(4, after, 2)
 
 
 def map_bars(link: PciFunction) -> Bars:

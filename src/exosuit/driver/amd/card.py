@@ -12,14 +12,12 @@ import contextlib
 from exosuit.clock import Clock
 from exosuit.driver.amd import attach, layout
 from exosuit.driver.amd.copies import STAGING_BYTES, Copies
-from exosuit.driver.amd.faults import Named
-from exosuit.driver.amd.firmware import Firmware, FirmwareSource, file_names, load_firmware
+from exosuit.driver.amd.firmware import Firmware, file_names, load_firmware
 from exosuit.driver.amd.gfx import MEC_SLOT, SDMA_SLOT, Gfx, QueueMemory
 from exosuit.driver.amd.host_data import HostData
 from exosuit.driver.amd.hubs import VA_BASE, Hubs
 from exosuit.driver.amd.ih import RING_BYTES as INTERRUPT_BYTES
 from exosuit.driver.amd.ih import InterruptRing
-from exosuit.driver.amd.memory import Memory
 from exosuit.driver.amd.psp import Psp
 from exosuit.driver.amd.registers import RegisterBus, Registers
 from exosuit.driver.amd.ring import (
@@ -38,10 +36,14 @@ from exosuit.driver.amd.smu import Smu
 from exosuit.driver.amd.vm import AddressSpace
 from exosuit.driver.amd.waiting import Waiting
 from exosuit.driver.boot import BootStep, Progress, StepReport, run_steps, silent
+from exosuit.driver.config_space import ConfigSpace
+from exosuit.driver.faults import Named
+from exosuit.driver.firmware import FirmwareSource
+from exosuit.driver.memory import Memory
 from exosuit.driver.ranges import Ranges
 from exosuit.errors import BootFailed, CardError, LinkError, LinkLost
 from exosuit.link.function import DmaMemory, PciFunction
-from exosuit.silicon.amd.chips import find_blocks
+from exosuit.silicon.amd.chips import VENDOR_ID, find_blocks
 from exosuit.silicon.amd.discovery import Discovery, HardwareId
 from exosuit.silicon.amd.nbio import Nbif
 from exosuit.silicon.amd.paging import entry_kind
@@ -72,7 +74,7 @@ class Card:
         self._clock = clock
         self._hang_s = hang_s
         self._progress = progress
-        self._config = attach.ConfigSpace(link)
+        self._config = ConfigSpace(link, VENDOR_ID)
         self._boot_bytes = layout.LEAST_BOOT_BYTES
         self._state = attach.State.UNKNOWN
         self.found = attach.State.UNKNOWN
@@ -303,7 +305,7 @@ class Card:
         general = Ranges(
             self._boot_bytes + layout.TABLES_BYTES, self.vram_bytes - layout.TOP_RESERVED
         )
-        self.memory = Memory(space, general, VA_BASE)
+        self.memory = Memory(space, general, Ranges(VA_BASE, VA_BASE + layout.ADDRESSES))
         control = self.memory.map_host(self._control, "control")
         staging = self.memory.map_host(self._staging, "staging")
         eop = self.memory.take(_EOP_BYTES, "end of pipe")

@@ -19,7 +19,6 @@ from numpy.typing import DTypeLike, NDArray
 from exosuit.driver.amd.card import Card
 from exosuit.driver.amd.copies import has_passed
 from exosuit.driver.amd.loader import load
-from exosuit.driver.amd.memory import Allocation
 from exosuit.driver.amd.replay import (
     Placed,
     Scratch,
@@ -31,6 +30,7 @@ from exosuit.driver.amd.replay import (
 )
 from exosuit.driver.amd.ring import COMPUTE_SIGNAL, Seen
 from exosuit.driver.device import Buffer, Launch, Region
+from exosuit.driver.memory import Allocation
 from exosuit.errors import DoesNotFit, ExosuitError, KernelError, LinkError
 from exosuit.link.function import PciFunction
 from exosuit.silicon.amd.code import PREFETCH_BYTES

@@ -7,9 +7,9 @@ and the engines were doing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from exosuit.driver.amd.registers import Registers
+from exosuit.driver.faults import Named, nearest
 from exosuit.errors import CardHung, ExosuitError, PageFault
 from exosuit.silicon.amd.hub import FaultStatus
 from exosuit.silicon.amd.ih import (
@@ -22,7 +22,7 @@ from exosuit.silicon.amd.ih import (
     SqEncoding,
     SqError,
 )
-from exosuit.units import human_bytes, human_seconds
+from exosuit.units import human_seconds
 
 _QUIET = frozenset(
     {Source.CP_END_OF_PIPE, Source.SDMA_TRAP, Source.SDMA_FENCE, Source.SDMA_CONTEXT_EMPTY}
@@ -30,14 +30,6 @@ _QUIET = frozenset(
 """Reports of success."""
 _FAULTING = frozenset({Source.PAGE_FAULT, Source.SDMA_PAGE_FAULT, Source.SDMA_VM_HOLE})
 _REPORTERS = frozenset({Client.GFX, Client.GRBM_CP, Client.VMC})
-
-
-class Named(NamedTuple):
-    """A buffer: what it is called and where it lies."""
-
-    name: str
-    address: int
-    size: int
 
 
 def explain_reports(
@@ -91,27 +83,6 @@ def page_fault(address: int, buffers: Sequence[Named], status: FaultStatus | Non
         write=None if status is None else bool(status.rw),
         nearest=where,
     )
-
-
-def nearest(address: int, buffers: Sequence[Named]) -> str:
-    """`64 bytes past the end of kv.layer3`."""
-    if not buffers:
-        return "no buffer is allocated"
-
-    def distance(buffer: Named) -> int:
-        if address < buffer.address:
-            return buffer.address - address
-        return max(address - (buffer.address + buffer.size), 0)
-
-    closest = min(buffers, key=distance)
-    offset = address - closest.address
-    if offset < 0:
-        return f"{human_bytes(-offset)} before {closest.name}"
-    if offset < closest.size:
-        return f"{human_bytes(offset)} into {closest.name}, whose pages do not allow it"
-    if offset == closest.size:  # reports hold pages, so it may be anywhere in that one
-        return f"right past the end of {closest.name}"
-    return f"{human_bytes(offset - closest.size)} past the end of {closest.name}"
 
 
 def _shader_error(report: Entry) -> CardHung | None:

@@ -7,9 +7,10 @@ a file is the right one is the source's business, which knows its hash.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from exosuit.datasheet import Struct
+from exosuit.driver.firmware import FirmwareSource
 from exosuit.errors import CorruptFile
 from exosuit.silicon.amd.discovery import Discovery, HardwareId, Version
 from exosuit.silicon.amd.firmware import (
@@ -35,14 +36,6 @@ S = TypeVar("S", bound=Struct)
 KICKER_BOARDS = {(0x744B, 0x00), (0x7551, 0xC8)}
 """Device id and revision of boards that take files of their own (Linux `amdgpu_is_kicker_fw`)."""
 _KICKER_FILES = ("sos", "imu", "rlc", "smu")
-
-
-class FirmwareSource(Protocol):
-    """Where firmware files come from."""
-
-    def read(self, path: str) -> bytes:
-        """The file of that path in linux-firmware (`amdgpu/...`); raises an ExosuitError."""
-        ...
 
 
 @dataclass(frozen=True)

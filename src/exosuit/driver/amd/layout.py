@@ -8,7 +8,7 @@ in the first part of local memory, which a window of 256 MiB shows.
 from __future__ import annotations
 
 from exosuit.datasheet import Word, bits
-from exosuit.units import KiB, MiB
+from exosuit.units import GiB, KiB, MiB
 
 LAYOUT = 1
 """Version of this page."""
@@ -32,6 +32,8 @@ TMR = 2 * MiB
 TABLES_BYTES = 16 * MiB
 """Page tables, after the boot objects."""
 LEAST_BOOT_BYTES = 32 * MiB
+ADDRESSES = 1024 * GiB
+"""Virtual addresses that are given out."""
 TOP_RESERVED = 64 * MiB
 """The end of local memory, where the card's own firmware keeps the discovery table and more."""
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from exosuit.driver.amd import layout
 from exosuit.driver.amd.host_data import HostData
 from exosuit.driver.amd.hubs import VA_BASE, Hubs
+from exosuit.driver.memory import LARGE_PAGE
 from exosuit.driver.ranges import Ranges
 from exosuit.errors import DoesNotFit
 from exosuit.silicon.amd.paging import (
@@ -32,7 +33,6 @@ from exosuit.silicon.amd.paging import (
 from exosuit.units import GpuAddress, VramAddress
 
 _LARGE_LEVEL, _SMALL_LEVEL = 2, 3
-LARGE_PAGE = 1 << SHIFTS[_LARGE_LEVEL]
 _MOST_FRAGMENT = SHIFTS[1] - SHIFTS[3]  # one table of large pages
 
 

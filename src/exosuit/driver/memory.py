@@ -6,18 +6,32 @@ of changing the next. Everything has a name, for people who read about faults an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
-from exosuit.driver.amd.faults import Named
-from exosuit.driver.amd.vm import LARGE_PAGE, AddressSpace
+from exosuit.driver.faults import Named
 from exosuit.driver.ranges import Range, Ranges
 from exosuit.errors import DoesNotFit
-from exosuit.link.function import DmaMemory
-from exosuit.silicon.amd.paging import PAGE
-from exosuit.units import GiB, GpuAddress, human_bytes, round_up
+from exosuit.link.function import PAGE, DmaMemory
+from exosuit.units import GpuAddress, MiB, human_bytes, round_up
 
-ADDRESSES = 1024 * GiB
-"""Virtual addresses that are given out; the lowest free ones first."""
+LARGE_PAGE = 2 * MiB
+"""What one large entry of a card's page tables covers, on every family that we drive."""
+
+
+class AddressSpace(Protocol):
+    """What virtual addresses mean on one card."""
+
+    def map(self, virtual: GpuAddress, pieces: Iterable[tuple[int, int]], *, system: bool) -> None:
+        """Map `pieces`, (address, size) in local memory or on the bus with `system`, in a row."""
+        ...
+
+    def unmap(self, virtual: GpuAddress, size: int) -> None: ...
+
+    def flush(self) -> None:
+        """Let the card know of every map and unmap so far."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,13 +49,15 @@ class Allocation:
 class Memory:
     """The allocator of one card.
 
-    local  local memory that is free to be used
+    local      local memory that is free to be used
+    addresses  virtual addresses that are given out, the lowest free ones first
     """
 
-    def __init__(self, space: AddressSpace, local: Ranges, va_base: int) -> None:
+    def __init__(self, space: AddressSpace, local: Ranges, addresses: Ranges) -> None:
         self._space = space
         self._local = local
-        self._addresses = Ranges(va_base, va_base + ADDRESSES)
+        self._addresses = addresses
+        self._address_bytes = addresses.free_bytes
         self._live: dict[int, Allocation] = {}
         self.local_bytes = local.free_bytes
 
@@ -99,7 +115,7 @@ class Memory:
         if address is None:
             raise DoesNotFit(
                 f"no virtual addresses are left for {human_bytes(reserved)}",
-                cause=f"{human_bytes(ADDRESSES)} are in use",
+                cause=f"{human_bytes(self._address_bytes)} are in use",
                 next="use a smaller model",
             )
         return GpuAddress(address)
