@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from exosuit.datasheet import Struct, Word, array, bits, data, embed, flag, u8, u32, u64, word
+from exosuit.datasheet import Struct, Word, array, bits, data, embed, flag, u8, u16, u32, u64, word
 
 
 class Status(IntEnum):
@@ -25,6 +25,7 @@ class Status(IntEnum):
     GPU_IS_LOST = 0x0F
     GPU_IN_FULLCHIP_RESET = 0x10
     GPU_UUID_NOT_FOUND = 0x12
+    ILLEGAL_ACTION = 0x16
     IN_USE = 0x17
     INSERT_DUPLICATE_NAME = 0x19
     INSUFFICIENT_RESOURCES = 0x1A
@@ -53,8 +54,10 @@ class Status(IntEnum):
     NOT_SUPPORTED = 0x56
     OBJECT_NOT_FOUND = 0x57
     OPERATING_SYSTEM = 0x59
+    OUT_OF_RANGE = 0x5B
     RC_ERROR = 0x60
     RESET_REQUIRED = 0x62
+    STATE_IN_USE = 0x63
     TIMEOUT = 0x65
     UVM_ADDRESS_IN_USE = 0x68
     LIB_RM_VERSION_MISMATCH = 0x6A
@@ -339,3 +342,36 @@ class MemoryParams(Struct):
     internal_flags = u32()
     tag = u32()
     numa_node = u32()
+
+
+class Notification(Struct):
+    """NvNotification: what the driver writes when it has stopped a channel, all ones as status.
+
+    Source: `nvgputypes.h`; `kernel_rc_notification.c` fills `info32` with the error's number.
+    """
+
+    SIZE = 16
+    time_ns = u64()
+    info32 = u32("`Xid`")
+    info16 = u16("engine")
+    status = u16("0xffff once it is written")
+
+
+class Xid(IntEnum):
+    """ROBUST_CHANNEL_*: why a channel was stopped, as the kernel's log numbers it too.
+
+    Source: `nverror.h`.
+    """
+
+    GR_EXCEPTION = 13
+    FIFO_ERROR_MMU_ERR_FLT = 31
+    PBDMA_ERROR = 32
+    RESETCHANNEL_VERIF_ERROR = 43
+    GR_FAULT_DURING_CTXSW = 44
+    PREEMPTIVE_REMOVAL = 45
+    GPU_ECC_DBE = 48
+    GR_CLASS_ERROR = 69
+    GPU_HAS_FALLEN_OFF_THE_BUS = 79
+    CONTAINED_ERROR = 94
+    UNCONTAINED_ERROR = 95
+    FAST_PATH_ERROR = 141
