@@ -241,33 +241,3 @@ class MmuInvalidate(Block):
 
 EVERYTHING = Invalidate(all_va=True, all_pdb=True, sys_membar=True, trigger=True)
 """Forget all translations, after all earlier writes to host memory."""
-
-
-class FaultType(IntEnum):
-    """Why there was nothing at an address: NV_PFAULT_FAULT_TYPE."""
-
-    PDE = 0x0
-    PDE_SIZE = 0x1
-    PTE = 0x2
-    VA_LIMIT_VIOLATION = 0x3
-    UNBOUND_INST_BLOCK = 0x4
-    PRIV_VIOLATION = 0x5
-    RO_VIOLATION = 0x6
-    WO_VIOLATION = 0x7
-    PITCH_MASK_VIOLATION = 0x8
-    WORK_CREATION = 0x9
-    UNSUPPORTED_APERTURE = 0xA
-    COMPRESSION_FAILURE = 0xB
-    UNSUPPORTED_KIND = 0xC
-    REGION_VIOLATION = 0xD
-    POISONED = 0xE
-    ATOMIC_VIOLATION = 0xF
-
-
-class AccessType(IntEnum):
-    """What was tried: NV_PFAULT_ACCESS_TYPE."""
-
-    READ = 0
-    WRITE = 1
-    ATOMIC = 2
-    PREFETCH = 3

@@ -316,7 +316,7 @@ class RcTriggered(Struct):
     partition = u16()
     fault_address_low = u32(at=0x1C)
     fault_address_high = u32()
-    fault_type = u32("`paging.FaultType`")
+    fault_type = u32("`rm_controls.FaultType`")
     callback_needed = u8()
     journal_size = u32(at=0x2C)
 
