@@ -177,14 +177,14 @@ class SoftCard:
 
     def dma_read(self, address: int, size: int) -> bytes:
         """Read host memory. Raises HostFault if bus mastering is off or nothing is mapped."""
-        parts = self._dma(address, size)
+        parts = self.reach(address, size)
         self.meter.dma_read(size)
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
     def dma_write(self, address: int, data: Data) -> None:
         """Write host memory, posted. Raises HostFault."""
         view = memoryview(data)
-        parts = self._dma(address, len(view))
+        parts = self.reach(address, len(view))
         self.meter.dma_write(len(view))
         for part in parts:
             part[:] = view[: len(part)]
@@ -249,7 +249,8 @@ class SoftCard:
         due, self._dma_fault = self._dma_fault or self.unplugged, False
         return due
 
-    def _dma(self, address: int, size: int) -> list[memoryview]:
+    def reach(self, address: int, size: int) -> list[memoryview]:
+        """Host memory at a bus address, as the host lets the card at it now. Raises HostFault."""
         if self.take_dma_fault():
             raise HostFault(address, size)
         if not self.config.command.bus_master:
