@@ -11,7 +11,9 @@ from typing import Protocol
 from exosuit.datasheet import UnknownPacket
 from exosuit.silicon import generic, pci_ids
 from exosuit.silicon.amd.chips import CHIPS as AMD_CHIPS
+from exosuit.silicon.nvidia.chips import CHIPS as NVIDIA_CHIPS
 from exosuit.trace.amd import AmdChip
+from exosuit.trace.nvidia import NvidiaChip
 from exosuit.trace.registers import RegisterNames
 from exosuit.trace.tape import Kind, Record, data_of
 
@@ -145,4 +147,8 @@ def chip_map(vendor: int, device: int) -> ChipMap:
         chip = next((chip for chip in AMD_CHIPS if device == chip.device_id), None)
         chip = chip or next((chip for chip in AMD_CHIPS if target == chip.target), None)
         return AmdChip(chip) if chip else UnknownChip()
+    if vendor == pci_ids.NVIDIA:
+        target = pci_ids.identify(vendor, device).target
+        product = next((chip for chip in NVIDIA_CHIPS if target == chip.sm), None)
+        return NvidiaChip(product) if product else UnknownChip()
     return CHIPS.get((vendor, device), UnknownChip)()

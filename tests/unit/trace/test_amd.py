@@ -69,4 +69,4 @@ def test_which_map_a_device_gets():
         assert type(chip_map(0x1002, chip.device_id)).__name__ == "AmdChip"
     assert type(chip_map(0x1002, 0x7448)).__name__ == "AmdChip"  # of the same family
     assert isinstance(chip_map(0x1002, 0x1111), UnknownChip)
-    assert isinstance(chip_map(0x10DE, 0x2684), UnknownChip)
+    assert isinstance(chip_map(0x10DE, 0x1B80), UnknownChip)
