@@ -47,11 +47,13 @@ def open_by_name(
         return _open_best(settings, threads, progress)
     if name == "cpu":
         return _open_cpu(settings, threads)
+    if name.startswith("cuda:"):
+        return _open_cuda(name, settings)
     if not name.startswith(_KINDS):
         raise UsageError(
             f"{name!r} names no device that can be opened",
-            cause="devices are auto, cpu, tinygpu, tinygpu:SOCKET, remote:HOST:PORT, pci:ADDRESS"
-            " and soft:CHIP",
+            cause="devices are auto, cpu, cuda:NUMBER, tinygpu, tinygpu:SOCKET, remote:HOST:PORT,"
+            " pci:ADDRESS and soft:CHIP",
             next="exosuit list",
             device=name,
         )
@@ -151,10 +153,34 @@ def _open_cpu(settings: Settings, threads: int | None) -> Device:
     return CpuDevice(Target.host(settings.cpu_features).name, count)
 
 
+def _open_cuda(name: str, settings: Settings) -> Device:
+    from exosuit.driver.cuda import HANG_S, CudaDevice, Library
+    from exosuit.kernel import Target
+
+    number = name.removeprefix("cuda:")
+    if not number.isdecimal():
+        raise UsageError(
+            f"{name!r} names no card",
+            cause="cards are numbered from 0, as libcuda does",
+            next="exosuit list",
+            device=name,
+        )
+    device = CudaDevice(Library.load(), int(number), hang_s=_seconds(settings) or HANG_S)
+    if device.target not in Target.names():
+        device.close()
+        raise UnsupportedCard(
+            f"{name} is of {device.target}",
+            cause="this version has no kernels for a chip so new",
+            next="pip install --upgrade exosuit",
+            device=name,
+        )
+    return device
+
+
 def _open_best(settings: Settings, threads: int | None, progress: Progress | None) -> Device:
     for name, title in _ready_cards(settings):
         try:
-            device = open_card(open_link_by_name(name, settings), settings, progress)
+            device = open_by_name(name, settings, threads, progress)
         except ExosuitError as error:
             log.warning("%s (%s) is passed over: %s", name, title, error.what)
             continue
@@ -166,13 +192,17 @@ def _open_best(settings: Settings, threads: int | None, progress: Progress | Non
 
 def _ready_cards(settings: Settings) -> Iterable[tuple[str, str]]:
     """Cards that nothing stands in the way of, those with most memory first."""
+    from exosuit.advise.cuda import cuda_cards, cuda_rows
     from exosuit.advise.listing import card_rows
     from exosuit.link.find import find_cards
     from exosuit.silicon.amd.chips import VENDOR_ID
 
-    rows = card_rows(find_cards(), sys.platform == "darwin", {})
-    ready = [
-        row for row in rows if row["verdict"] == "ready" and int(row["vendor_id"], 16) == VENDOR_ID
+    functions = card_rows(find_cards(), sys.platform == "darwin", {})
+    ready = [row for row in cuda_rows(*cuda_cards()) if row["verdict"] == "ready"]
+    ready += [
+        row
+        for row in functions
+        if row["verdict"] == "ready" and int(row["vendor_id"], 16) == VENDOR_ID
     ]
     ready.sort(key=lambda row: -(row["memory_bytes"] or 0))
     return [(row["device"], row["name"]) for row in ready]

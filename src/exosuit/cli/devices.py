@@ -68,7 +68,8 @@ def _title(row: dict[str, Any]) -> str:
 
 
 def rows_of_cards(settings: Settings) -> list[dict[str, Any]]:
-    """Every display-class or accelerator function, with who holds it."""
+    """Every display-class or accelerator function, with who holds it; then what libcuda sees."""
+    from exosuit.advise.cuda import cuda_cards, cuda_rows
     from exosuit.advise.listing import card_rows
     from exosuit.link.find import find_cards
     from exosuit.link.lock import owner_of
@@ -82,7 +83,8 @@ def rows_of_cards(settings: Settings) -> list[dict[str, Any]]:
         for device, lock in names.items()
         if (owner := owner_of(lock, locks)) is not None
     }
-    return card_rows(found, sys.platform == "darwin", owners)
+    rows = card_rows(found, sys.platform == "darwin", owners)
+    return [*rows, *cuda_rows(*cuda_cards())]
 
 
 def soft_row(name: str) -> dict[str, Any]:

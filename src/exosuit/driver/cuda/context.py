@@ -16,14 +16,13 @@ from typing import Any
 
 from exosuit.clock import Clock
 from exosuit.driver.cuda import failures
+from exosuit.driver.cuda.cards import MAJOR, MINOR, count, supported_target
 from exosuit.driver.cuda.library import Library
-from exosuit.errors import ExosuitError, HelperMissing, UnsupportedCard, UsageError
+from exosuit.errors import ExosuitError, UsageError
 
 STREAM_NON_BLOCKING, EVENT_NO_TIMING = 1, 2
-MULTIPROCESSORS, MAJOR, MINOR = 16, 75, 76
+MULTIPROCESSORS = 16
 """CUdevice_attribute."""
-LEAST_DRIVER = 12000
-"""Of the functions in the table; what PTX a driver knows shows when a program is loaded."""
 
 _SPIN_S, _PAUSE_S = 20e-3, 0.5e-3
 
@@ -50,12 +49,11 @@ class Context:
         # What was collected: appended to at any moment, by any thread; given back when it suits.
         self._dropped: deque[tuple[str, int]] = deque()
         self._card = _card(library, ordinal)
-        self.driver_version = library.number("cuDriverGetVersion")
         self.bus_id = library.text("cuDeviceGetPCIBusId", self._card)
         # In a container the bus may be hidden; then nobody can tell when the card goes.
         self._is_watched = is_present(self.bus_id)
         self.title = library.text("cuDeviceGetName", self._card)
-        self.target = self._target()
+        self.target = supported_target(self.title, self.attribute(MAJOR), self.attribute(MINOR))
         self._handle = library.handle("cuDevicePrimaryCtxRetain", self._card)
         try:
             self.enter()
@@ -63,17 +61,6 @@ class Context:
         except BaseException:
             library.status("cuDevicePrimaryCtxRelease_v2", self._card)
             raise
-
-    def _target(self) -> str:
-        major, minor = self.attribute(MAJOR), self.attribute(MINOR)
-        if major < 8:
-            raise UnsupportedCard(
-                f"{self.title} is of compute capability {major}.{minor}",
-                cause="exosuit's kernels need 8.0 or later: Ampere, Ada, Hopper, Blackwell",
-                next="exosuit plan --cards",
-                capability=(major, minor),
-            )
-        return f"sm_{major}{minor}"
 
     def attribute(self, number: int) -> int:
         return self.library.number("cuDeviceGetAttribute", number, self._card)
@@ -176,21 +163,7 @@ def answers_on_its_bus(bus_id: str) -> bool:
         return False
 
 
-def count(library: Library) -> int:
-    """Cards that libcuda sees. Raises what it says if it cannot start."""
-    library.call("cuInit", 0)
-    return library.number("cuDeviceGetCount")
-
-
 def _card(library: Library, ordinal: int) -> int:
-    version = library.number("cuDriverGetVersion")
-    if version < LEAST_DRIVER:
-        raise HelperMissing(
-            "NVIDIA's driver is too old",
-            cause=f"it is of CUDA {version // 1000}.{version % 1000 // 10}; 12.0 is the oldest that does",
-            next="install a driver of branch 575 or later",
-            version=version,
-        )
     found = count(library)
     if ordinal >= found:
         raise UsageError(
