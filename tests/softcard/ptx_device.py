@@ -99,9 +99,10 @@ class PtxDevice:
         program = launch.program
         function = self.model.load(program.code)[program.entry]
         assert function.entry.shared_bytes <= program.shared_bytes, program.name
-        self.lane_instructions += self.model.run(
+        cost = self.model.run(
             function, (launch.groups, 1, 1), (program.group_size, 1, 1), launch.argument_block()
         )
+        self.lane_instructions += cost.lane_instructions
 
     def close(self) -> None:
         """Nothing is open."""

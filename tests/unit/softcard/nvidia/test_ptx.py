@@ -305,3 +305,26 @@ def test_the_cache_keeps_what_was_translated(tmp_path):
         model = Model(cache=tmp_path, threads=1)
         model.run(model.load(f"{HEAD}.entry k() {{ ret; }}")["k"], (1, 1, 1), (32, 1, 1), b"")
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_memory_in_many_windows(bench):
+    # 64 windows of 64 bytes, in any order, whose host memory is laid out the other way round: what
+    # all lanes load at once lies across two of them.
+    data = np.arange(1024, dtype=np.uint32)
+    bench.memory.view(np.uint32)[:1024] = data.reshape(64, 16)[::-1].reshape(-1)
+    host = bench.memory.ctypes.data
+    windows = [Window(START + 64 * k, 64, host + 64 * (63 - k)) for k in range(64)]
+    windows.append(Window(START + (1 << 20), 1 << 12, host + (1 << 14)))
+    bench.model.windows = windows[::-1]
+    cost = bench(
+        "mov.u32 %r0, %tid.x;\nmul.wide.u32 %rd1, %r0, 4;\nadd.s64 %rd2, %rd0, %rd1;\n"
+        "ld.global.b32 %r1, [%rd2+32];\nadd.s64 %rd3, %rd2, 1048576;\n"
+        "st.global.b32 [%rd3], %r1;",
+        lanes=256,
+    )
+    found = bench.memory[1 << 14 :].view(np.uint32)[:256]
+    assert (found == data[8 : 8 + 256]).all()
+    assert cost.memory_bytes == 2 * 256 * 4
+    with pytest.raises(PtxFault, match="memory") as told:
+        bench("st.global.b32 [%rd0+4096], 1;")
+    assert (told.value.address, told.value.write) == (START + 4096, True)

@@ -50,6 +50,14 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a launch did: instructions times lanes, and bytes of global memory that lanes moved."""
+
+    lane_instructions: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
 class Function:
     """One kernel, ready to be launched."""
 
@@ -118,14 +126,15 @@ class _Worker:
         words = self.states.view(np.uint32)
         words[:, place // 4 : place // 4 + len(values)] = values
 
-    def done(self) -> int:
-        return int(self.states.view(np.uint64)[:, state.DONE // 8].sum())
+    def total(self, place: int) -> int:
+        """Of a count that every warp keeps."""
+        return int(self.states.view(np.uint64)[:, place // 8].sum())
 
 
 class Model:
     """Runs launches.
 
-    windows  what programs may reach; may be changed between launches
+    windows  what programs may reach; may be set anew between launches
     cache    folder that keeps host code between processes, or None
     threads  host threads that run groups
     budget   blocks after which a warp counts as hung
@@ -138,13 +147,23 @@ class Model:
         threads: int = 2,
         budget: int = BUDGET,
     ) -> None:
-        self.windows = list(windows)
+        self.windows = windows
         self._code = HostCode(cache)
         self._threads = max(threads, 1)
         self._budget = budget
         self._functions: dict[str, dict[str, Function]] = {}
         self._workers: list[_Worker] = []
         self._job = _Job()
+
+    @property
+    def windows(self) -> Sequence[Window]:
+        return self._windows
+
+    @windows.setter
+    def windows(self, windows: Sequence[Window]) -> None:
+        self._windows = windows
+        rows = sorted((w.start, w.size_bytes, w.host) for w in windows)
+        self._table = np.array(rows, np.uint64).reshape(-1, 3)
 
     def load(self, text: str | bytes) -> dict[str, Function]:
         """The kernels of a module by name. Raises PtxFault for what cannot be read."""
@@ -170,8 +189,8 @@ class Model:
         lanes: tuple[int, int, int],
         arguments: bytes,
         shared_bytes: int = 0,
-    ) -> int:
-        """Run to the end; instructions times lanes that it took. Raises PtxFault.
+    ) -> Cost:
+        """Run to the end. Raises PtxFault.
 
         arguments     the argument block, as the kernel's parameters lie in it
         shared_bytes  dynamic shared memory, behind what the kernel declares
@@ -180,11 +199,8 @@ class Model:
         self._check(function.entry, lanes, groups, arguments, shared)
         count = int(np.prod(groups, dtype=object))
         if count == 0:
-            return 0
+            return Cost(0, 0)
         block = np.frombuffer(arguments + bytes(8), np.uint8)
-        windows = np.array(
-            [(w.start, w.size_bytes, w.host) for w in self.windows], np.uint64
-        ).reshape(-1, 3)
         ids = state.special(*lanes)
         inside = np.arange(len(ids) * WARP).reshape(-1, WARP) < int(np.prod(lanes))
         masks = np.packbits(inside, axis=1, bitorder="little").view(np.uint32).reshape(-1)
@@ -192,8 +208,8 @@ class Model:
         for worker in workers:
             worker.set(state.PARAMETERS, block.ctypes.data)
             worker.set(state.SHARED_BYTES, shared)
-            worker.set(state.WINDOWS, windows.ctypes.data)
-            worker.set(state.WINDOW_COUNT, len(windows))
+            worker.set(state.WINDOWS, self._table.ctypes.data)
+            worker.set(state.WINDOW_COUNT, len(self._table))
             worker.set_words(state.GROUPS, groups)
             worker.set_words(state.LANES, lanes)
         self._job = _Job(
@@ -204,7 +220,10 @@ class Model:
         for worker in workers:
             if worker.record.failed:
                 raise self._fault(function.entry, worker)
-        return sum(worker.done() for worker in workers)
+        return Cost(
+            sum(worker.total(state.DONE) for worker in workers),
+            sum(worker.total(state.MOVED) for worker in workers),
+        )
 
     def _work(self, workers: list[_Worker]) -> None:
         turns = [
@@ -255,15 +274,16 @@ class Model:
         words, halves = (worker.states[warp].view(t) for t in (np.uint64, np.uint32))
         kind = state.FAULTS[int(words[state.FAULT // 8])]
         line = int(halves[state.FAULT_LINE // 4])
-        made = next(
-            (str(x) for b in entry.blocks for x in b.instructions if x.line == line), "the end"
-        )
+        found = next((x for b in entry.blocks for x in b.instructions if x.line == line), None)
+        made = str(found or "the end")
         address = int(words[state.FAULT_ADDRESS // 8])
         where = f" at address {address:#x}" if address else ""
         return PtxFault(
             kind,
             f"{entry.name}, line {line}: {made}{where} "
             f"(group {worker.record.fault_group}, warp {warp})",
+            address,
+            found is not None and found.name in ("st", "red", "atom"),
         )
 
     @cached_property

@@ -36,9 +36,15 @@ def _in_memory(warp: Warp, value: Lanes) -> str:
     return place
 
 
-def _call(warp: Warp, name: str, text: str, addresses: Lanes, values: str, *more: str) -> None:
+def _call(
+    warp: Warp, name: str, text: str, addresses: Lanes, values: str, *more: str, moved: int = 0
+) -> None:
+    """moved: bytes of global memory that each active lane asks for."""
     warp.used[name] = text
     _kept_line(warp)
+    if moved:
+        lanes = warp.active.call("ctpop").to("i64")
+        warp.store(warp.load("i64", state.MOVED, align=8) + lanes * moved, state.MOVED, 8)
     places = warp.scratch()
     warp.ir.store(addresses, places, 64)
     extra = "".join(f", ptr {place}" for place in more)
@@ -46,11 +52,16 @@ def _call(warp: Warp, name: str, text: str, addresses: Lanes, values: str, *more
     warp.ir.emit(f"call void @{name}(ptr %state, ptr {places}, ptr {values}, {mask.typed}{extra})")
 
 
+def _moved(space: str, size: int) -> int:
+    return size if space == "global" else 0
+
+
 def fetch(warp: Warp, space: str, addresses: Lanes, size: int, kind: str, count: int) -> Lanes:
     """From each lane's address `size` bytes, as a vector of `count` elements."""
     values = warp.scratch()
     warp.ir.store(warp.ir.constant("i8", 0, WARP * size), values, 64)
-    _call(warp, f"gather_{space}_{size}", routines.gather(space, size), addresses, values)
+    name, text = f"gather_{space}_{size}", routines.gather(space, size)
+    _call(warp, name, text, addresses, values, moved=_moved(space, size))
     return warp.ir.load(kind, count, values, 64)
 
 
@@ -132,7 +143,8 @@ def _put(warp: Warp, space: str, addresses: Lanes, parts: list[Lanes]) -> None:
         half = len(joined) // 2
         joined = [_interleaved(joined[k], joined[k + half]) for k in range(half)]
     values = _in_memory(warp, joined[0])
-    _call(warp, f"scatter_{space}_{size}", routines.scatter(space, size), addresses, values)
+    name, text = f"scatter_{space}_{size}", routines.scatter(space, size)
+    _call(warp, name, text, addresses, values, moved=_moved(space, size))
 
 
 def _interleaved(a: Lanes, b: Lanes) -> Lanes:
@@ -156,13 +168,14 @@ def _atomic(warp: Warp, made: Instruction) -> None:
     to, *operands = made.operands if made.name == "atom" else ("_", *made.operands)
     place, *sources = operands
     size = kind.bits // 8
+    moved = _moved(space, size)
     values = _in_memory(warp, warp.integer(sources[0], kind.bits))
     addresses = warp.address(place)
     if made.has("cas"):
         new = warp.scratch()
         warp.ir.store(warp.integer(sources[1], kind.bits), new, 64)
         text = routines.compare_exchange(space, size)
-        _call(warp, f"cas_{space}_{size}", text, addresses, values, new)
+        _call(warp, f"cas_{space}_{size}", text, addresses, values, new, moved=moved)
     else:
         word = next(
             (x for x in ("add", "min", "max", "and", "or", "xor", "exch") if made.has(x)), None
@@ -171,8 +184,11 @@ def _atomic(warp: Warp, made: Instruction) -> None:
             raise unsupported(warp)
         operation = "xchg" if word == "exch" else _ATOMIC.get((word, kind.letter), word)
         element = FLOAT[kind.bits] if operation == "fadd" else INTEGER[kind.bits]
-        text = routines.atomic(space, operation, element, size)
-        _call(warp, f"atomic_{operation}_{space}_{element}", text, addresses, values)
+        name, text = (
+            f"atomic_{operation}_{space}_{element}",
+            routines.atomic(space, operation, element, size),
+        )
+        _call(warp, name, text, addresses, values, moved=moved)
     warp.write(to, warp.ir.load(INTEGER[kind.bits], WARP, values, 64))
 
 

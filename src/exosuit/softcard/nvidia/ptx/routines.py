@@ -1,8 +1,8 @@
 """Functions of the model that a program's module contains where it needs them, as LLVM IR.
 
-A lane's memory access goes through `translate`, which finds the window of the address, checks size
-and alignment and notes the first fault; a lane that fails reads zeros and writes nothing. Vectors
-of addresses and values are passed in memory, one element per lane.
+A lane's memory access goes through `translate`, which finds the window of the address by halves,
+checks size and alignment and notes the first fault; a lane that fails reads zeros and writes
+nothing. Vectors of addresses and values are passed in memory, one element per lane.
 """
 
 from __future__ import annotations
@@ -32,7 +32,49 @@ done:
 }}
 """
 
-_TRANSLATE_GLOBAL = f"""
+_FIND_GLOBAL = f"""
+define internal ptr @find_global(ptr %state, i64 %address, i64 %size) {{
+  %first.p = getelementptr i8, ptr %state, i64 {state.WINDOWS}
+  %first = load ptr, ptr %first.p, align 8
+  %count.p = getelementptr i8, ptr %state, i64 {state.WINDOW_COUNT}
+  %count = load i64, ptr %count.p, align 8
+  br label %next
+next:
+  %low = phi i64 [ 0, %0 ], [ %low.next, %halve ]
+  %high = phi i64 [ %count, %0 ], [ %high.next, %halve ]
+  %more = icmp ult i64 %low, %high
+  br i1 %more, label %look, label %lost
+look:
+  %sum = add i64 %low, %high
+  %k = lshr i64 %sum, 1
+  %window = getelementptr [3 x i64], ptr %first, i64 %k
+  %start = load i64, ptr %window, align 8
+  %bytes.p = getelementptr i64, ptr %window, i64 1
+  %bytes = load i64, ptr %bytes.p, align 8
+  %offset = sub i64 %address, %start
+  %end = add i64 %offset, %size
+  %inside = icmp ult i64 %offset, %bytes
+  br i1 %inside, label %here, label %halve
+halve:
+  %below = icmp ult i64 %address, %start
+  %k.next = add i64 %k, 1
+  %low.next = select i1 %below, i64 %low, i64 %k.next
+  %high.next = select i1 %below, i64 %k, i64 %high
+  br label %next
+here:
+  %fits = icmp ule i64 %end, %bytes
+  br i1 %fits, label %found, label %lost
+found:
+  %host.p = getelementptr i64, ptr %window, i64 2
+  %host = load ptr, ptr %host.p, align 8
+  %place = getelementptr i8, ptr %host, i64 %offset
+  ret ptr %place
+lost:
+  ret ptr null
+}}
+"""
+
+_TRANSLATE_GLOBAL = f"""{_FIND_GLOBAL}
 define internal ptr @translate_global(ptr %state, i64 %address, i64 %size, i64 %align) {{
   %mask = sub i64 %align, 1
   %low = and i64 %address, %mask
@@ -42,33 +84,10 @@ crooked:
   call void @note_fault(ptr %state, i64 {state.ALIGNMENT}, i64 %address)
   ret ptr null
 search:
-  %first.p = getelementptr i8, ptr %state, i64 {state.WINDOWS}
-  %first = load ptr, ptr %first.p, align 8
-  %count.p = getelementptr i8, ptr %state, i64 {state.WINDOW_COUNT}
-  %count = load i64, ptr %count.p, align 8
-  br label %next
-next:
-  %k = phi i64 [ 0, %search ], [ %k.next, %other ]
-  %more = icmp ult i64 %k, %count
-  br i1 %more, label %look, label %lost
-look:
-  %window = getelementptr [3 x i64], ptr %first, i64 %k
-  %start = load i64, ptr %window, align 8
-  %bytes.p = getelementptr i64, ptr %window, i64 1
-  %bytes = load i64, ptr %bytes.p, align 8
-  %offset = sub i64 %address, %start
-  %end = add i64 %offset, %size
-  %inside = icmp ult i64 %offset, %bytes
-  %fits = icmp ule i64 %end, %bytes
-  %good = and i1 %inside, %fits
-  br i1 %good, label %found, label %other
-other:
-  %k.next = add i64 %k, 1
-  br label %next
+  %place = call ptr @find_global(ptr %state, i64 %address, i64 %size)
+  %nowhere = icmp eq ptr %place, null
+  br i1 %nowhere, label %lost, label %found
 found:
-  %host.p = getelementptr i64, ptr %window, i64 2
-  %host = load ptr, ptr %host.p, align 8
-  %place = getelementptr i8, ptr %host, i64 %offset
   ret ptr %place
 lost:
   call void @note_fault(ptr %state, i64 {state.MEMORY}, i64 %address)
@@ -160,6 +179,11 @@ def gather(space: str, size: int) -> str:
     )  # fmt: skip
     ramp = ", ".join(f"i64 {k * size}" for k in range(WARP))
     whole = WARP * size
+    # What lies across two windows is no fault: then every lane looks for itself.
+    if space == "global":
+        place = f"call ptr @find_global(ptr %state, i64 %first, i64 {whole})"
+    else:
+        place = f"call ptr @translate_{space}(ptr %state, i64 %first, i64 {whole}, i64 {size})"
     return (
         each
         + f"""
@@ -176,11 +200,14 @@ look:
   %differ = icmp ne <{WARP} x i64> %all, %row
   %bits = bitcast <{WARP} x i1> %differ to i32
   %neighbours = icmp eq i32 %bits, 0
-  br i1 %neighbours, label %whole, label %each
+  %low = and i64 %first, {size - 1}
+  %aligned = icmp eq i64 %low, 0
+  %good = and i1 %neighbours, %aligned
+  br i1 %good, label %whole, label %each
 whole:
-  %place = call ptr @translate_{space}(ptr %state, i64 %first, i64 {whole}, i64 {size})
+  %place = {place}
   %bad = icmp eq ptr %place, null
-  br i1 %bad, label %done, label %copy
+  br i1 %bad, label %{"each" if space == "global" else "done"}, label %copy
 copy:
   %data = load <{whole} x i8>, ptr %place, align {size}
   store <{whole} x i8> %data, ptr %values, align 64

@@ -18,7 +18,7 @@ ALIVE = 4  # u32, lanes that have not returned
 PARAMETERS = 8  # address of the argument block
 SHARED = 16  # address of the group's shared memory
 SHARED_BYTES = 24  # u64
-WINDOWS = 32  # address of (start, bytes, host) triples of u64
+WINDOWS = 32  # address of (start, bytes, host) triples of u64, in order of their starts
 WINDOW_COUNT = 40  # u64
 GROUP = 48  # u32 x, y, z
 WARP_NUMBER = 60  # u32
@@ -33,7 +33,8 @@ LOCAL = 120  # address of the warp's local memory
 SPECIAL = 128  # lane vectors of u32: tid.x, tid.y, tid.z
 DONE = 512  # u64, instructions times lanes
 LOCAL_BYTES = 520  # u64
-PENDING = 528  # bitmap of blocks, then a u32 mask for each, then the registers
+MOVED = 528  # u64, bytes of global memory that lanes asked for
+PENDING = 536  # bitmap of blocks, then a u32 mask for each, then the registers
 
 FAULTS = ("", "memory", "alignment", "shared memory", "diverged", "instruction", "hang")
 """Kinds of `PtxFault` by number."""
