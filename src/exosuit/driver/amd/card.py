@@ -11,7 +11,7 @@ import contextlib
 
 from exosuit.clock import Clock
 from exosuit.driver.amd import attach, layout
-from exosuit.driver.amd.copies import STAGING_BYTES, Copies
+from exosuit.driver.amd.copies import Copies
 from exosuit.driver.amd.firmware import Firmware, file_names, load_firmware
 from exosuit.driver.amd.gfx import MEC_SLOT, SDMA_SLOT, Gfx, QueueMemory
 from exosuit.driver.amd.host_data import HostData
@@ -41,6 +41,7 @@ from exosuit.driver.faults import Named
 from exosuit.driver.firmware import FirmwareSource
 from exosuit.driver.memory import Memory
 from exosuit.driver.ranges import Ranges
+from exosuit.driver.staging import STAGING_BYTES
 from exosuit.errors import BootFailed, CardError, LinkError, LinkLost
 from exosuit.link.function import DmaMemory, PciFunction
 from exosuit.silicon.amd.chips import VENDOR_ID, find_blocks

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
 from exosuit.driver.amd.card import Card
-from exosuit.driver.amd.copies import has_passed
 from exosuit.driver.amd.loader import load
 from exosuit.driver.amd.replay import (
     Placed,
@@ -29,8 +25,10 @@ from exosuit.driver.amd.replay import (
     release,
 )
 from exosuit.driver.amd.ring import COMPUTE_SIGNAL, Seen
-from exosuit.driver.device import Buffer, Launch, Region
+from exosuit.driver.device import Launch
 from exosuit.driver.memory import Allocation
+from exosuit.driver.placed import PlacedDevice
+from exosuit.driver.timeline import has_passed
 from exosuit.errors import DoesNotFit, ExosuitError, KernelError, LinkError
 from exosuit.link.function import PciFunction
 from exosuit.silicon.amd.code import PREFETCH_BYTES
@@ -50,10 +48,11 @@ _TMPRING = {11: TmpringSize, 12: TmpringSize12}
 _DWORD = 4
 
 
-class AmdDevice:
+class AmdDevice(PlacedDevice[Allocation]):
     """A booted card. Implements `Device`; closing it stops the card and closes the link."""
 
     def __init__(self, link: PciFunction, card: Card) -> None:
+        super().__init__(card.memory, card.copies)
         self.name = link.name
         self.target = card.registers.kinds.target
         self.card = card
@@ -62,9 +61,6 @@ class AmdDevice:
         self._scratch: dict[int, Scratch] = {}
         self._value = 0
         self._copies_seen = 0
-        self._closed = False
-        # What was collected: appended to at any moment, by any thread; given back when it suits.
-        self._dropped: deque[Allocation] = deque()
 
     @classmethod
     def boot(cls, link: PciFunction, card: Card) -> AmdDevice:
@@ -79,72 +75,12 @@ class AmdDevice:
         return cls(link, card)
 
     @property
-    def is_closed(self) -> bool:
-        return self._closed
-
-    @property
     def memory_bytes(self) -> int:
         return self.card.memory.local_bytes
 
     @property
     def parallel_groups(self) -> int:
         return 2 * self.card.discovery.shaders.compute_units
-
-    def allocate(
-        self, size_bytes: int, name: str, sparse: bool = False, host: bool = False
-    ) -> Buffer:
-        self._check_open()
-        self._sweep()
-        if host:
-            return self._buffer(self._take_host(size_bytes, name))
-        allocation = self.card.memory.take(size_bytes, name)
-        self.card.memory.flush()
-        self.card.copies.fill(allocation.address, allocation.reserved)
-        return self._buffer(allocation)
-
-    def free(self, buffer: Buffer) -> None:
-        """Give memory back; what is queued with it is waited for."""
-        held: _Held | None = buffer.owner
-        if held is None or self._closed:
-            return
-        buffer.owner = None
-        buffer.size_bytes = 0
-        held.let_go()
-        self._give(held.allocation)
-
-    def host_view(self, region: Region, dtype: DTypeLike) -> NDArray[Any] | None:
-        allocation = self._of(region)
-        if allocation.host is None or allocation.host.view is None:
-            return None
-        whole = np.frombuffer(allocation.host.view, np.uint8)
-        return whole[region.offset : region.offset + region.size_bytes].view(dtype)
-
-    def copy_in(self, region: Region, data: NDArray[Any]) -> None:
-        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        assert flat.size <= region.size_bytes, region.buffer.name
-        allocation = self._of(region)
-        if allocation.host is not None:
-            self._write_host(allocation, region.offset, flat)
-            return
-        self.card.memory.flush()
-        self.card.copies.write(GpuAddress(region.address), flat)
-
-    def copy_out(self, region: Region, dtype: DTypeLike) -> NDArray[Any]:
-        allocation = self._of(region)
-        if allocation.host is not None:
-            return self._read_host(allocation, region).view(dtype)
-        target = np.empty(region.size_bytes, np.uint8)
-        self.card.memory.flush()
-        self.card.copies.read(GpuAddress(region.address), target)
-        return target.view(dtype)
-
-    def import_host(self, data: NDArray[np.uint8], name: str) -> Buffer:
-        """A copy on the card: pages that were not pinned cannot be reached from there."""
-        self._check_open()
-        allocation = self.card.memory.take(data.size, name)
-        self.card.memory.flush()
-        self.card.copies.write(allocation.address, data)
-        return self._buffer(allocation)
 
     def prepare(self, launches: Sequence[Launch]) -> AmdReplay:
         """Raises KernelError for programs of other targets, or that want what the card lacks."""
@@ -210,10 +146,6 @@ class AmdDevice:
         )
         waiting.until(reached, "a graph")
 
-    def drop(self, allocation: Allocation) -> None:
-        """Note memory that nobody holds any more; safe wherever the collector may run."""
-        self._dropped.append(allocation)
-
     def close(self) -> None:
         if self._closed:
             return
@@ -222,15 +154,6 @@ class AmdDevice:
             self.card.stop()
         finally:
             self.link.close()
-
-    def _sweep(self) -> None:
-        while self._dropped:
-            self._give(self._dropped.popleft())
-
-    def _give(self, allocation: Allocation) -> None:
-        if self.card.waiting.problem is None:
-            self.card.copies.finish()
-        self.card.memory.give(allocation)
 
     def _place(self, launch: Launch) -> Placed:
         """The program in the card's memory, put there on first use."""
@@ -285,61 +208,8 @@ class AmdDevice:
         allocation = self.card.memory.map_host(memory, name)
         return Allocation(name, allocation.address, size, allocation.reserved, (), allocation.host)
 
-    def _write_host(self, allocation: Allocation, offset: int, flat: NDArray[np.uint8]) -> None:
-        memory = allocation.host
-        assert memory is not None
-        if memory.view is not None:
-            memory.view[offset : offset + flat.size] = flat.data
-            return
-        first, last = offset & ~3, -(-(offset + flat.size) // _DWORD) * _DWORD
-        data = bytearray(memory.read(first, last - first)) if flat.size % 4 or offset % 4 else None
-        if data is None:
-            memory.write(offset, flat.data)
-        else:
-            data[offset - first : offset - first + flat.size] = flat.data
-            memory.write(first, data)
-
-    def _read_host(self, allocation: Allocation, region: Region) -> NDArray[np.uint8]:
-        memory = allocation.host
-        assert memory is not None
-        if memory.view is not None:
-            part = memory.view[region.offset : region.offset + region.size_bytes]
-            return np.frombuffer(bytes(part), np.uint8).copy()
-        first = region.offset & ~3
-        last = -(-(region.offset + region.size_bytes) // _DWORD) * _DWORD
-        data = memory.read(first, last - first)
-        return np.frombuffer(data, np.uint8)[region.offset - first :][: region.size_bytes].copy()
-
-    def _of(self, region: Region) -> Allocation:
-        self._check_open()
-        held: _Held | None = region.buffer.owner
-        assert held is not None, f"{region.buffer.name} has been freed"
-        return held.allocation
-
-    def _buffer(self, allocation: Allocation) -> Buffer:
-        """A buffer over it. Local memory whose buffer is collected comes back by itself."""
-        held = _Held(allocation)
-        buffer = Buffer(allocation.name, allocation.address, allocation.size, owner=held)
-        if allocation.host is None:
-            held.let_go = weakref.finalize(buffer, self.drop, allocation).detach
-        return buffer
-
-    def _check_open(self) -> None:
-        assert not self._closed, "used after close"
-        if self.card.waiting.problem is not None:
-            raise self.card.waiting.problem
-
-
-class _Held:
-    """The memory of a buffer that has not been freed."""
-
-    def __init__(self, allocation: Allocation) -> None:
-        self.allocation = allocation
-        self.let_go: Callable[[], object] = _nothing
-
-
-def _nothing() -> None:
-    """Host memory may be looked at by arrays that outlive its buffer, so it waits for `free`."""
+    def _problem(self) -> ExosuitError | None:
+        return self.card.waiting.problem
 
 
 class AmdReplay:
