@@ -166,10 +166,13 @@ class Format:
         """8, or 16 at the level whose entries are dual."""
         return 16 if level == self.last - 1 else 8
 
+    def entries(self, level: int) -> int:
+        """Entries of a table."""
+        return self.root if level == 0 else 1 << self.shifts[level - 1] - self.shifts[level]
+
     def index(self, address: int, level: int) -> int:
         """Which entry of its table at `level` covers a virtual address."""
-        entries = self.root if level == 0 else 1 << self.shifts[level - 1] - self.shifts[level]
-        return address >> self.shifts[level] & entries - 1
+        return address >> self.shifts[level] & self.entries(level) - 1
 
     def pointer(self, address: int, level: int) -> Pointer:
         """The entry at `level` for the next table, in local memory; at the dual level, its table

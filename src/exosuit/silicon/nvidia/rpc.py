@@ -297,7 +297,7 @@ class ErrorLog(Struct):
     """rpc_os_error_log_v17_00: what a kernel driver prints as an Xid."""
 
     SIZE = 0x10C
-    xid = u32()
+    xid = u32("`exceptions.Xid`")
     runlist = u32()
     channel = u32()
     text = data(256, "NUL ended")
@@ -333,20 +333,6 @@ class PostEvent(Struct):
     status = u32(at=0x14)
     data_size = u32()
     notify_list = u8()
-
-
-class Xid(IntEnum):
-    """Numbers that users know from kernel logs."""
-
-    GRAPHICS_EXCEPTION = 13
-    MMU_FAULT = 31
-    PUSHBUFFER = 32
-    CHANNEL_STOPPED = 43
-    CHANNEL_ABORTED = 45
-    BAD_METHOD = 69
-    OFF_THE_BUS = 79
-    GSP_TIMEOUT = 119
-    GSP_ERROR = 120
 
 
 class Header(Struct):
