@@ -69,6 +69,8 @@ def test_plan_lists_what_it_knows(capsys, settings):
         (["plan", "/nonexistent/x.gguf", "--mac", "m4"], 1, "x.gguf"),
         (["doctor", "--from", "/nonexistent"], 1, "no report"),
         (["setup", "--card", "voodoo 2"], 2, "voodoo 2"),
+        (["setup", "--card", "10de:1b80"], 2, "Ampere is the oldest NVIDIA generation"),
+        (["setup", "--card", "H100 PCIe"], 2, "only NVIDIA's own driver starts GH100"),
         (["setup", "--from", "/nonexistent"], 2, "no folder"),
     ],
 )

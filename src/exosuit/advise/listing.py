@@ -6,16 +6,14 @@ Every display-class or accelerator function gets a row, never fewer; an id that 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from typing import Any, Literal
 
 from exosuit.advise import macos
 from exosuit.advise.catalogue import cards_called
 from exosuit.advise.checks_linux import functions_of
+from exosuit.advise.routes import known_architectures, refusal_to_boot, way_to
 from exosuit.advise.situation import Situation
 from exosuit.link.find import Found
 from exosuit.link.lock import Owner
@@ -37,13 +35,6 @@ class Judgement:
     known: str | None = None
 
 
-@cache
-def known_architectures() -> dict[str, str]:
-    """Architecture to how it is known that exosuit drives it."""
-    text = resources.files("exosuit.advise").joinpath("data/known.toml").read_text("utf-8")
-    return {str(key): str(value) for key, value in tomllib.loads(text).items()}
-
-
 def judge(found: Found, identity: Identity, on_mac: bool, owner: Owner | None) -> Judgement:
     """The verdict of one function; the first obstacle decides."""
     if identity.verdict == "unsupported":
@@ -57,11 +48,15 @@ def judge(found: Found, identity: Identity, on_mac: bool, owner: Owner | None) -
         return Judgement("blocked", f"the kernel's {found.driver} has the card", "exosuit doctor")
     if on_mac and found.driver != "tinygpu":
         return Judgement("blocked", "TinyGPU's extension has not attached to it", "exosuit doctor")
-    mark = known_architectures().get(identity.architecture)
+    way = way_to(found.driver)
+    if way == "boot" and (refusal := refusal_to_boot(identity)):
+        return Judgement("blocked", refusal, "sudo modprobe nvidia   (once it is installed)")
+    mark = known_architectures(way).get(identity.architecture)
     if mark is None:
-        reason = f"exosuit has no driver for {identity.architecture} yet"
+        through = " through NVIDIA's kernel driver" if way == "nvidia" else ""
+        reason = f"exosuit has no driver for {identity.architecture}{through} yet"
         return Judgement("untested", reason, "exosuit run --device cpu")
-    if identity.verdict == "untested":
+    if identity.verdict == "untested" and not (way == "nvidia" and identity.listed):
         return Judgement("untested", identity.reason, "exosuit doctor", mark)
     return Judgement("ready", known=mark)
 

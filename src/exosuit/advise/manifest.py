@@ -65,7 +65,7 @@ def _manifest() -> dict[str, Any]:
 
 def needed(cards: Iterable[Identity]) -> list[Item]:
     """The files that these cards need, in order of the manifest."""
-    families = {card.family if card.vendor == AMD else card.architecture for card in cards}
+    families = {card.family if card.vendor == AMD else card.target for card in cards}
     return [item for item in firmware() if families.intersection(item.families)]
 
 

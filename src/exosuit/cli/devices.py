@@ -89,44 +89,72 @@ def rows_of_cards(settings: Settings) -> list[dict[str, Any]]:
 
 def soft_row(name: str) -> dict[str, Any]:
     """A software card as a row of `list --json`; nothing is started. Raises UsageError."""
-    from exosuit.silicon.amd.chips import CHIPS, CLASS_CODE, VENDOR_ID
-    from exosuit.silicon.amd.discovery import HardwareId
-    from exosuit.softcard.chips import CHIPS as CARDS
-    from exosuit.softcard.chips import parse_options, parse_spec
+    from exosuit.softcard.chips import CHIPS, parse_options, parse_spec
 
     kind, _, spec = name.partition(":")
     chip, chosen = parse_spec(spec)
-    if kind != "soft" or chip not in CARDS:
+    if kind != "soft" or chip not in CHIPS:
         raise UsageError(
             f"{name!r} is no software card",
-            cause=f"they are {', '.join(f'soft:{card}' for card in CARDS)}",
+            cause=f"they are {', '.join(f'soft:{card}' for card in CHIPS)}",
             next="exosuit list --device soft:gfx1100,vram=2G,link=tb4",
             device=name,
         )
     options = parse_options(chosen)
-    product = next((product for product in CHIPS if product.target == chip), None)
+    facts = _soft_facts(chip)
     row: dict[str, Any] = {
         "device": name,
-        "name": f"{product.name if product else chip}, made of software",
-        "vendor_id": f"{VENDOR_ID:04x}" if product else None,
-        "device_id": f"{product.device_id:04x}" if product else None,
-        "class_code": f"{CLASS_CODE:06x}" if product else None,
+        "vendor_id": None,
+        "device_id": None,
+        "class_code": None,
         "family": chip,
-        "memory_bytes": options.vram or (product.vram_bytes if product else None),
-        "driver": "amd" if product else None,
-        "connection": f"a process, as if by {options.link.title}",
+        "driver": None,
         "verdict": "ready",
         "reason": None,
         "next": None,
         "known": "simulated",
+        **facts,
+        "name": f"{facts.get('name', chip)}, made of software",
+        "memory_bytes": options.vram or facts.get("memory_bytes"),
+        "connection": f"a process, as if by {options.link.title}",
     }
-    reason = "" if product else "it moves bytes only and runs no programs"
-    if product and product.versions[HardwareId.GC][0] == 12:
-        reason = "it boots and copies, but runs no programs yet"
-    if reason:
-        verdict = "untested" if product else "unsupported"
-        row |= {"verdict": verdict, "reason": reason, "next": "use  --device soft:gfx1100"}
-    return row if product else row | {"known": None}
+    return row if row["verdict"] == "ready" else row | {"next": "use  --device soft:gfx1100"}
+
+
+def _soft_facts(chip: str) -> dict[str, Any]:
+    """What a software card stands for, as entries of its row."""
+    from exosuit.silicon.amd import chips as amd
+    from exosuit.silicon.amd.discovery import HardwareId
+    from exosuit.silicon.nvidia import chips as nvidia
+    from exosuit.softcard.nvidia.products import PRODUCTS
+
+    display = f"{amd.CLASS_CODE:06x}"
+    for product in PRODUCTS:
+        if product.name == chip:
+            return {
+                "name": f"NVIDIA {product.title}",
+                "vendor_id": f"{nvidia.VENDOR_ID:04x}",
+                "device_id": f"{product.device_id:04x}",
+                "class_code": display,
+                "memory_bytes": product.vram_bytes,
+                "driver": "nvidia, bare metal",
+            }
+    for card in amd.CHIPS:
+        if card.target == chip:
+            facts: dict[str, Any] = {
+                "name": card.name,
+                "vendor_id": f"{amd.VENDOR_ID:04x}",
+                "device_id": f"{card.device_id:04x}",
+                "class_code": display,
+                "memory_bytes": card.vram_bytes,
+                "driver": "amd",
+            }
+            if card.versions[HardwareId.GC][0] == 12:
+                reason = "it boots and copies, but runs no programs yet"
+                facts |= {"verdict": "untested", "reason": reason}
+            return facts
+    reason = "it moves bytes only and runs no programs"
+    return {"verdict": "unsupported", "reason": reason, "known": None}
 
 
 def cpu_row() -> dict[str, Any]:

@@ -85,13 +85,18 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
 
 
 def _cards(names: list[str]) -> list[Identity]:
-    """The named cards by what the id table says of them, or those of this machine."""
+    """The named cards by what the id table says of them, or those of this machine.
+
+    What NVIDIA's own driver holds gets its firmware from there.
+    """
     from exosuit.link.find import find_cards
     from exosuit.silicon.pci_ids import identify
 
     if names:
         return [_named(name) for name in names]
-    found = [identify(f.vendor, f.device, f.class_code) for f in find_cards()]
+    found = [
+        identify(f.vendor, f.device, f.class_code) for f in find_cards() if f.driver != "nvidia"
+    ]
     return [card for card in found if card.verdict != "unsupported"]
 
 
@@ -99,6 +104,7 @@ def _named(name: str) -> Identity:
     """A card by its catalogue name or as `vendor:device`; UsageError if no firmware is for it."""
     from exosuit.advise.catalogue import cards_called, find_card
     from exosuit.advise.manifest import needed
+    from exosuit.advise.routes import refusal_to_boot
     from exosuit.silicon.pci_ids import identify, listed
 
     by_id = re.fullmatch(r"([0-9a-f]{4}):([0-9a-f]{4})", name.lower())
@@ -112,7 +118,9 @@ def _named(name: str) -> Identity:
     if not known:
         raise UsageError(
             f"no firmware is known for {name!r}",
-            cause="only AMD from RDNA3 and NVIDIA from Ampere on can be driven",
+            cause=refusal_to_boot(found[0]) or found[0].reason
+            if found
+            else "only AMD from RDNA3 and NVIDIA from Ampere on can be driven",
             next="exosuit plan --cards",
             asked=name,
         )

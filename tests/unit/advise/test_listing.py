@@ -29,7 +29,7 @@ def row(found: Found, on_mac: bool = False, owner: Owner | None = None) -> dict[
 
 
 def test_without_a_driver_a_card_is_untested_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "known_architectures", dict)
+    monkeypatch.setattr(listing, "known_architectures", lambda way: {})
     found = row(card(0x10DE, 0x2684))
     assert (found["verdict"], found["known"]) == ("untested", None)
     assert "no driver" in str(found["reason"])
@@ -39,7 +39,7 @@ def test_without_a_driver_a_card_is_untested_and_says_so(monkeypatch: pytest.Mon
 def test_with_a_driver_it_is_ready_and_says_how_that_is_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listing, "known_architectures", lambda: {"Ada": "simulated"})
+    monkeypatch.setattr(listing, "known_architectures", lambda way: {"Ada": "simulated"})
     found = row(card(0x10DE, 0x2684))
     assert (found["verdict"], found["known"], found["reason"]) == ("ready", "simulated", None)
 
@@ -54,6 +54,29 @@ def test_every_obstacle_has_its_verdict() -> None:
     held = row(card(0x1002, 0x744C, driver="tinygpu"), on_mac=True, owner=owner)
     assert held["verdict"] == "blocked"
     assert "812" in str(held["reason"])
+
+
+@pytest.mark.parametrize("device", [0x20B5, 0x2331, 0x2901, 0x3182, 0x2E12])
+def test_data_centre_chips_are_reached_through_their_own_driver_only(
+    device: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"Ampere": "simulated", "Hopper": "simulated", "Blackwell": "simulated"}
+    monkeypatch.setattr(listing, "known_architectures", lambda way: known)
+    alone = row(card(0x10DE, device, 0x030200))
+    assert (alone["verdict"], alone["next"]) == (
+        "blocked", "sudo modprobe nvidia   (once it is installed)",
+    )  # fmt: skip
+    assert "only NVIDIA's own driver starts" in str(alone["reason"])
+    (held,) = card_rows([card(0x10DE, device, 0x030200, driver="nvidia")], False, {})
+    assert (held["device"], held["verdict"], held["known"]) == ("nvidia:0", "ready", "simulated")
+
+
+def test_each_way_has_marks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = {"boot": {"Ada": "cross-checked"}, "nvidia": {}}
+    monkeypatch.setattr(listing, "known_architectures", lambda way: marks[way])
+    assert row(card(0x10DE, 0x2684))["known"] == "cross-checked"
+    (held,) = card_rows([card(0x10DE, 0x2684, driver="nvidia")], False, {})
+    assert "through NVIDIA's kernel driver" in held["reason"]
 
 
 def test_an_unlisted_id_is_never_invisible() -> None:
@@ -83,7 +106,7 @@ EMPTY = {"enclosure-without-card", "nothing-plugged", "box-without-power", "no-t
 @pytest.mark.parametrize("name", names())
 def test_the_cards_of_recorded_situations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        listing, "known_architectures", lambda: {"Ada": "hardware", "RDNA3": "simulated"}
+        listing, "known_architectures", lambda way: {"Ada": "hardware", "RDNA3": "simulated"}
     )
     recorded = load(name)
     rows = rows_of(recorded.situation)

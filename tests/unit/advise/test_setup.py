@@ -18,6 +18,7 @@ from exosuit.advise.setup import steps
 from exosuit.cli.setup import bring_firmware, install_app
 from exosuit.errors import CorruptFile, HelperMissing
 from exosuit.settings import Settings
+from exosuit.silicon.nvidia.chips import CHIPS, GSP_IMAGE, VENDOR_ID, Start
 from exosuit.silicon.pci_ids import identify, listed
 
 APP = App("https://example.org/TinyGPU.zip", "", "9YG3G8543N")
@@ -46,6 +47,20 @@ def test_every_supported_card_has_firmware() -> None:
             assert manifest.needed([identity]), identity
     needed = manifest.needed([identify(0x1002, 0x747E)])
     assert "amdgpu/psp_13_0_10_sos.bin" in {file.path for file in needed}
+
+
+def test_nvidia_files_are_those_that_its_boot_asks_for() -> None:
+    """By chip: the description of the silicon says which files a boot reads."""
+    cards = [identify(*ids) for ids in listed() if ids[0] == VENDOR_ID]
+    tried = 0
+    for chip in CHIPS:
+        mine = [card for card in cards if card.chip.startswith(chip.name)]
+        pinned = {file.path for file in manifest.needed(mine)}
+        starter = "fmc" if chip.start is Start.FSP else "booter_load"
+        wanted = {GSP_IMAGE, chip.firmware("bootloader"), chip.firmware(starter)}
+        assert pinned == (set() if chip.refused or not mine else wanted), chip.name
+        tried += bool(mine)
+    assert tried > 15
 
 
 def test_local_files_are_adopted_by_their_hash(tmp_path: Path) -> None:
