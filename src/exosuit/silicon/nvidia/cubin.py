@@ -36,6 +36,7 @@ _ENTRY_FLAG = 0x10
 _NONE, _BYTE, _HALF, _SIZED = 1, 2, 3, 4
 PARAMETER_BANK, FRAME_SIZE, STACK_SIZE, PARAMETER = 0x0A, 0x11, 0x12, 0x17
 REGISTERS, SYSTEM_CALLS, BARRIERS, GROUP_LANES = 0x2F, 0x46, 0x4C, 0x10
+VIRTUAL_RESOURCES = 0x4A
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class CubinKernel:
                     with SHARED_RESERVED where there are any
     stack_bytes     of local memory that one lane needs
     barriers        of a group
+    virtual_resources  from sm_100 on, what a QMD says of them
     constants       first image of constant bank 0: driver's words, then the arguments
     arguments       offset and size of the argument block in bank 0
     parameters      offset in the argument block and size of each
@@ -73,6 +75,7 @@ class CubinKernel:
     shared_bytes: int
     stack_bytes: int
     barriers: int
+    virtual_resources: int
     constants: int
     arguments: tuple[int, int]
     parameters: tuple[tuple[int, int], ...]
@@ -192,6 +195,7 @@ class _File:
             shared_bytes=shared.size if shared is not None else 0,
             stack_bytes=max(shared_by_all.get(STACK_SIZE, 0), shared_by_all.get(FRAME_SIZE, 0)),
             barriers=int.from_bytes(found.get(BARRIERS, b""), "little"),
+            virtual_resources=int.from_bytes(found.get(VIRTUAL_RESOURCES, b""), "little"),
             constants=constants.size,
             arguments=(offset, size),
             parameters=tuple((place, width) for _, place, width in sorted(parameters)),
