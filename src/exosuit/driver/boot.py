@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from exosuit.clock import Clock, wait_until
 from exosuit.errors import BootFailed, ExosuitError
-from exosuit.link.function import Counters, PciFunction
+from exosuit.link.function import Counters
 from exosuit.silicon.pci import ALL_ONES
 from exosuit.units import human_seconds
 
@@ -50,6 +50,13 @@ class Progress(Protocol):
     def __call__(self, step: BootStep, index: int, count: int) -> None: ...
 
 
+class Counted(Protocol):
+    """A way to a card that counts what crosses it."""
+
+    @property
+    def counters(self) -> Counters: ...
+
+
 class Marks(Protocol):
     """A link that keeps a tape, on which steps are marked."""
 
@@ -71,7 +78,7 @@ def silent(step: BootStep, index: int, count: int) -> None:
 
 def run_steps(
     steps: Sequence[BootStep],
-    link: PciFunction,
+    link: Counted,
     clock: Clock,
     progress: Progress = silent,
 ) -> list[StepReport]:

@@ -352,26 +352,6 @@ class Notification(Struct):
 
     SIZE = 16
     time_ns = u64()
-    info32 = u32("`Xid`")
+    info32 = u32("`exceptions.Xid`")
     info16 = u16("engine")
     status = u16("0xffff once it is written")
-
-
-class Xid(IntEnum):
-    """ROBUST_CHANNEL_*: why a channel was stopped, as the kernel's log numbers it too.
-
-    Source: `nverror.h`.
-    """
-
-    GR_EXCEPTION = 13
-    FIFO_ERROR_MMU_ERR_FLT = 31
-    PBDMA_ERROR = 32
-    RESETCHANNEL_VERIF_ERROR = 43
-    GR_FAULT_DURING_CTXSW = 44
-    PREEMPTIVE_REMOVAL = 45
-    GPU_ECC_DBE = 48
-    GR_CLASS_ERROR = 69
-    GPU_HAS_FALLEN_OFF_THE_BUS = 79
-    CONTAINED_ERROR = 94
-    UNCONTAINED_ERROR = 95
-    FAST_PATH_ERROR = 141
