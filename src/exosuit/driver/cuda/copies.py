@@ -7,29 +7,28 @@ needs a slot again. Many small writes share a slot.
 
 from __future__ import annotations
 
-import ctypes
 from collections import deque
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exosuit.driver.cuda.context import EVENT_NO_TIMING, Context
+from exosuit.driver.cuda.memory import Memory
 from exosuit.units import MiB, round_up
 
 SLOT_BYTES = 8 * MiB
 SLOTS = 2
-HOST_PORTABLE_MAPPED = 3
-"""CU_MEMHOSTALLOC_PORTABLE and _DEVICEMAP."""
-
 _ALIGN = 64
 
 
 class _Slot:
     """Pinned memory, how much of it is used, and the event of its last use."""
 
-    def __init__(self, context: Context) -> None:
-        self.address = context.handle("cuMemHostAlloc", SLOT_BYTES, HOST_PORTABLE_MAPPED)
-        self.bytes = host_bytes(self.address, SLOT_BYTES)
+    def __init__(self, context: Context, memory: Memory, name: str) -> None:
+        self.allocation = memory.take_host(SLOT_BYTES, name)
+        assert self.allocation.host is not None
+        self.address = self.allocation.host.place
+        self.bytes = np.frombuffer(self.allocation.host.view, np.uint8)
         self.event = context.handle("cuEventCreate", EVENT_NO_TIMING)
         self.used = 0
         self.is_pending = False
@@ -38,9 +37,10 @@ class _Slot:
 class Copies:
     """The staging memory of one card."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, memory: Memory) -> None:
         self._context = context
-        self._slots = deque(_Slot(context) for _ in range(SLOTS))
+        self._memory = memory
+        self._slots = deque(_Slot(context, memory, f"staging {k}") for k in range(SLOTS))
 
     def write(self, target: int, data: NDArray[np.uint8]) -> None:
         """Copy bytes to the card; `data` may be changed as soon as this returns."""
@@ -76,14 +76,19 @@ class Copies:
         for slot, part in waiting:
             self._collect(slot, part)
 
-    def fill(self, target: int, size: int, value: int = 0) -> None:
-        """Set bytes of the card's memory."""
-        self._context.call("cuMemsetD8Async", target, value, size, self._context.stream)
+    def fill(self, target: int, size: int) -> None:
+        """Zero bytes of the card's memory."""
+        self._context.call("cuMemsetD8Async", target, 0, size, self._context.stream)
+
+    def finish(self) -> None:
+        """Return when everything that was asked for is done; from any thread."""
+        self._context.enter()
+        self._context.finish("the work before")
 
     def close(self) -> None:
         for slot in self._slots:
             self._context.call("cuEventDestroy_v2", slot.event)
-            self._context.call("cuMemFreeHost", slot.address)
+            self._memory.give(slot.allocation)
         self._slots.clear()
 
     def _turn(self) -> _Slot:
@@ -107,8 +112,3 @@ class Copies:
         self._context.reached(slot.event, "a copy")
         slot.is_pending = False
         part[:] = slot.bytes[: part.size]
-
-
-def host_bytes(address: int, size: int) -> NDArray[np.uint8]:
-    """Host memory at an address as bytes; whoever took it keeps it."""
-    return np.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(address)), np.uint8)

@@ -42,8 +42,6 @@ class GraphBuilder:
 
     def build(self, launches: Sequence[Launch]) -> int:
         """The CUgraphExec of these launches, uploaded. The context is this thread's."""
-        for launch in launches:  # before anything is made that would have to be given back
-            self._programs.function(launch.program)
         graph = self._context.handle("cuGraphCreate", 0)
         try:
             before: list[int] = []
