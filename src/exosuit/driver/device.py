@@ -160,3 +160,11 @@ class Device(Protocol):
     def prepare(self, launches: Sequence[Launch]) -> Replay: ...
 
     def close(self) -> None: ...
+
+
+def takes_cubins(device: Device) -> bool:
+    """Whether the device's programs may be NVIDIA machine code, as packs have them.
+
+    One that does has an attribute of this name that is true; models that run PTX have not.
+    """
+    return bool(getattr(device, "takes_cubins", False))

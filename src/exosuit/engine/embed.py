@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exosuit.driver.device import Device
+from exosuit.engine.programs import programs_for
 from exosuit.engine.runner import Timings
 from exosuit.errors import ContextFull, RequestError
-from exosuit.kernel import ProgramCache, Target
 from exosuit.models.encoder import ENCODERS, Encoder
 from exosuit.models.gguf import GgufFile
 from exosuit.models.tokenizer import Tokenizer
-from exosuit.ops.programs import Programs
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def open_embedding_model(
 ) -> EmbeddingModel:
     """Load `path` onto `device`; arguments and errors are those of `engine.open.open_model`."""
     start = time.perf_counter()
-    programs = Programs(Target.named(device.target), ProgramCache(cache) if cache else None)
+    programs = programs_for(device, cache)
     file = GgufFile.open(path)
     try:
         tokenizer = Tokenizer.from_metadata(file.metadata)

@@ -18,13 +18,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from exosuit.driver.device import Device, Region
 from exosuit.engine.batch import Run, Sampled, Sampling
+from exosuit.engine.programs import programs_for
 from exosuit.errors import RequestError
-from exosuit.kernel import ProgramCache, Target
 from exosuit.models.decoder import CacheKind
 from exosuit.models.gguf import GgufFile
 from exosuit.models.model import Limits, Model
 from exosuit.ops.masking import mask_words
-from exosuit.ops.programs import Programs
 from exosuit.ops.sampling import SAMPLER, sampler_row, top_log_probabilities
 
 DEFAULT_CONTEXT = 4096
@@ -294,7 +293,7 @@ def open_runner(
 ) -> tuple[GgufFile, DeviceRunner, Timings]:
     """The model without its tokenizer, for measuring and scoring; see `open_model`."""
     start = time.perf_counter()
-    programs = Programs(Target.named(device.target), ProgramCache(cache) if cache else None)
+    programs = programs_for(device, cache)
     file = GgufFile.open(path)
     try:
         longest = file.get(f"{file.require('general.architecture', str)}.context_length", int, 2048)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from exosuit.driver.device import Buffer, Device, Launch, Region, Replay
+from exosuit.driver.device import Buffer, Device, Launch, Region, Replay, takes_cubins
 from exosuit.errors import CardBusy, CardError, ExosuitError, LinkError
 from exosuit.link.function import Counters
 from exosuit.serve.facts import DeviceInfo
@@ -79,6 +79,7 @@ class SharedDevice:
         self.target = device.target
         self.memory_bytes = device.memory_bytes
         self.parallel_groups = device.parallel_groups
+        self.takes_cubins = takes_cubins(device)
 
     @property
     def free_bytes(self) -> int:
@@ -134,6 +135,7 @@ class Lease:
         self.target = shared.target
         self.memory_bytes = shared.memory_bytes
         self.parallel_groups = shared.parallel_groups
+        self.takes_cubins = shared.takes_cubins
 
     @property
     def problem(self) -> ExosuitError | None:
