@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
+from exosuit.silicon.nvidia.bank import bank0
 from exosuit.silicon.nvidia.cubin import (
     ABI_13,
     BARRIERS,
@@ -76,11 +77,6 @@ def find_program(code: bytes) -> tuple[str, str]:
         raise PtxFault("syntax", f"the text is damaged ({error})") from error
 
 
-def first_argument(sm: int) -> int:
-    """Where in bank 0 the arguments begin."""
-    return 0x160 if sm < 90 else 0x210 if sm < 100 else 0x380
-
-
 @dataclass
 class _Section:
     name: str
@@ -106,7 +102,7 @@ def _write(kernel: Entry, sm: int, code: bytes) -> bytes:
     sections.append(_Section(symbols, _SYMTAB, align=8, link=2, entry_bytes=24))
     sections.append(_Section(".nv.info", _INFO, align=4, link=3))
     sections.append(_Section(f".nv.info.{name}", _INFO, flags=_INFO_LINK, align=4, link=3))
-    bank = bytes(first_argument(sm) + kernel.parameter_bytes)
+    bank = bytes(bank0(sm).ARGUMENTS + kernel.parameter_bytes)
     banks = _Section(constants, _PROGBITS, bank, _ALLOC | _INFO_LINK, 4)
     body = _Section(text, _PROGBITS, code, _ALLOC | _EXECUTE, CODE_ALIGNMENT, link=3)
     sections += [banks, body] if sm < 90 else [body, banks]
@@ -159,7 +155,7 @@ def _symbols(
 
 def _attributes(kernel: Entry, sm: int, bank_symbol: int) -> bytes:
     """What `.nv.info.NAME` says."""
-    offset, size = first_argument(sm), kernel.parameter_bytes
+    offset, size = bank0(sm).ARGUMENTS, kernel.parameter_bytes
     made = [
         _record(_API, struct.pack("<I", _API_VERSION)),
         _record(PARAMETER_BANK, struct.pack("<IHH", bank_symbol, offset, size)),

@@ -10,12 +10,12 @@ from dataclasses import asdict
 import pytest
 from tests.unit.silicon.nvidia.test_cubin import cuobjdump, made
 
+from exosuit.silicon.nvidia.bank import bank0
 from exosuit.silicon.nvidia.cubin import read_cubin
 from exosuit.softcard.nvidia.image import (
     MARK,
     STAND_IN_REGISTERS,
     find_program,
-    first_argument,
     stand_in,
 )
 from exosuit.softcard.nvidia.ptx.faults import PtxFault
@@ -55,7 +55,7 @@ def test_nvidias_tool_reads_it(target, tmp_path):
     assert numbers["REG"] == STAND_IN_REGISTERS
     assert numbers["STACK"] == 96
     assert numbers["SHARED"] == 0
-    assert numbers["CONSTANT"] == first_argument(int(target[3:])) + 24
+    assert numbers["CONSTANT"] == bank0(int(target[3:])).ARGUMENTS + 24
 
 
 def test_the_code_is_the_text():

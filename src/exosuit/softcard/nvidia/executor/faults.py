@@ -73,8 +73,11 @@ class PushbufferFault(Fault):
 
 
 class Stopped(Exception):
-    """Raised by whatever obeys a method, to stop its channel."""
+    """Raised by whatever obeys a method, to stop its channel.
 
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.detail)
+    fault  what is told to the driver; None for a hang, of which nobody is told
+    """
+
+    def __init__(self, fault: Fault | None, detail: str = "") -> None:
+        super().__init__(detail or (fault.detail if fault else ""))
         self.fault = fault

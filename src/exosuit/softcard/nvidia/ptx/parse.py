@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from exosuit.softcard.nvidia.ptx.faults import PtxFault
 from exosuit.units import round_up
@@ -72,6 +73,12 @@ class Entry:
     group_lanes: tuple[int, int, int] | None = None
     blocks: list[Block] = field(default_factory=list[Block])
     labels: dict[str, int] = field(default_factory=dict[str, int])
+
+    @cached_property
+    def has_barrier(self) -> bool:
+        """Whether the warps of a group wait for each other somewhere."""
+        made = (x for block in self.blocks for x in block.instructions)
+        return any(x.name in ("bar", "barrier") and not x.has("warp") for x in made)
 
     def bits(self, register: str) -> int:
         """Width of a register; 1 for a predicate."""
