@@ -87,13 +87,15 @@ def quantise(
     tokens: int,
     prologue: Prologue,
     choices: int = 0,
+    scaled_sums: bool = False,
 ) -> None:
     """Quantise f32[token, columns] (rows `stride` apart) to signed bytes, one scale per `block`.
 
     weight  f32[columns] of the prologue, or unused
     rows    with `choices` of each token: which choice each line takes (see `ops.routing`), -1 to
             leave it alone; unused otherwise
-    quants, scales, sums  as `ops.matmul` describes, for tiles of `tokens`
+    quants, scales, sums  as `ops.matmul` describes, for tiles of `tokens`; with `scaled_sums` the
+            sums are f32
     """
     for row in source_row(x, rows, stride, choices):
         tile, m = group() // tokens, group() % tokens
@@ -102,7 +104,8 @@ def quantise(
         dwords = quants.view(u32).at(tile * (columns // 4 * tokens) + m)
         block_scales = scales.at(tile * (blocks * tokens) + m)
         pairs = 2 if subs > 1 else 1
-        block_sums = sums.at(tile * (blocks * subs * tokens) + m * pairs)
+        block_sums = sums.view(f32) if scaled_sums else sums
+        block_sums = block_sums.at(tile * (blocks * subs * tokens) + m * pairs)
         for b in loop(blocks):
             # Compared as integers, whose order is that of positive floats, and a NaN the largest:
             # it makes the block's scale a NaN instead of being lost.
@@ -112,7 +115,8 @@ def quantise(
                 largest.value = maximum(largest.value, absolute(step).view(i32))
             peak = largest.value.reduce("max").view(f32)
             inverse = select(peak.eq(0.0), 0.0, 127.0 / peak)
-            block_scales[b * tokens] = peak * (1.0 / 127.0)
+            block_scale = peak * (1.0 / 127.0)
+            block_scales[b * tokens] = block_scale
             for s in range(subs):
                 total = zeros(i32, _STEP)
                 for i in range(s * sub, (s + 1) * sub, _STEP):
@@ -124,7 +128,8 @@ def quantise(
                     dwords[place * tokens] = packed[0]
                     dwords[(place + 1) * tokens] = packed[1]
                 place = (b * (subs // pairs) + s // pairs) * (tokens * pairs) + s % pairs
-                block_sums[place] = total.reduce("add").to(i16)
+                summed = total.reduce("add")
+                block_sums[place] = summed.to(f32) * block_scale if scaled_sums else summed.to(i16)
 
 
 @kernel

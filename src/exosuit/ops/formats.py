@@ -78,6 +78,14 @@ class Format:
         return False
 
     @property
+    def scaled_sums(self) -> bool:
+        """Whether a CPU's kernel takes sums of activations as f32, times their scale.
+
+        A minimum of the whole block then costs a multiplication and an addition for each token.
+        """
+        return self.has_minimum and not self.has_sub_scales
+
+    @property
     def fetch_ahead_bytes(self) -> int:
         """How far ahead to prefetch where the hardware alone loses track; 0 where it does not."""
         return 0

@@ -9,7 +9,8 @@ Activations are laid out by `ops.quantise` for exactly this walk:
     quants  i8   [tiles, k / 4, tokens, 4]
     scales  f32  [tiles, k / block, tokens]
     sums    i16  [tiles, k / block, sums / 2, tokens, 2], sums of the quants per sub-block;
-                 [tiles, k / block, tokens] for formats without sub-blocks
+                 [tiles, k / block, tokens] for formats without sub-blocks, and where these have
+                 minima (`Format.scaled_sums`) f32, times the scale
 """
 
 from __future__ import annotations
@@ -194,6 +195,7 @@ class _Activation:
     ) -> _Activation:
         blocks = columns // format.block
         wide = tile.to(i64)
+        sums = sums.view(f32) if format.scaled_sums else sums
         return _Activation(
             quants.at(wide * (columns * tokens)),
             scales.at(wide * (blocks * tokens)),
@@ -231,6 +233,10 @@ class _Activation:
         """i32[8]: the sum of the quants of a block that has no sub-blocks."""
         return self.sums.load(token).to(i32).splat(ROWS)
 
+    def scaled_sum(self, token: int) -> Value:
+        """f32[8]: likewise, times the scale."""
+        return self.sums.load(token).splat(ROWS)
+
     def sum_pair(self, pair: int, token: int) -> Value:
         """i16[16]: the sums of two neighbouring sub-blocks, broadcast as pairs."""
         return self.sums.view(u32).load(pair * self.tokens + token).splat(ROWS).view(i16)
@@ -264,11 +270,10 @@ def _plain_block(block: Block, here: _Activation, format: Format) -> list[Part]:
         whole = total.finish()
         if offset:
             whole = whole - here.sum(m) * offset
-        scale = here.scale(m)
         constant = None
         if format.has_minimum:
-            constant = format.minimum_factor(block) * (scale * here.sum(m).to(f32))
-        parts.append((whole.to(f32), factor * scale, constant))
+            constant = format.minimum_factor(block) * here.scaled_sum(m)
+        parts.append((whole.to(f32), factor * here.scale(m), constant))
     return parts
 
 

@@ -33,10 +33,13 @@ from exosuit.units import round_up
 MOST_TILE = 16
 """Tokens of the largest tile of any target: outputs have room for whole tiles."""
 
-# For the AVX2 level, whose cores may be old or new. Blocks of 32 are asked for just ahead, as data
-# that is read once: on Zen 3 20 GB/s where there are 15 without, on Zen 4 up to a tenth slower.
-# Larger blocks are asked for whole and far ahead, into the second cache: near, or past the caches,
-# costs Zen 4 a fifth (Q4_K) to more than a third (Q6_K), far gains 20 % (Q6_K, Q5_K) or nothing.
+# For one token at the AVX2 level, whose cores may be old or new. Blocks of 32 are asked for just
+# ahead, as data that is read once: on Zen 3 20 GB/s where there are 15 without, on Zen 4 up to a
+# tenth slower. Larger blocks are asked for whole and far ahead, into the second cache: near, or
+# past the caches, costs Zen 4 a fifth (Q4_K) to more than a third (Q6_K), far gains 20 % (Q6_K,
+# Q5_K) or nothing. With several tokens a block takes so long that the hardware loses track: asked
+# for far ahead, Zen 4 multiplies 8 of them up to 1.9 times as fast (Q6_K by 8192 columns: 116
+# billion a second and core, not 61), 64 of them by a twentieth to a seventh.
 _FETCH_NEAR_BYTES = 2304
 _FETCH_FAR_BYTES = 9216
 
@@ -111,8 +114,9 @@ class CpuProducts(Products):
 
     def expert_product(self, tile: int, format: AnyFormat, gated: bool) -> Product:
         is_float = isinstance(format, FloatFormat)
-        kernel = matmul_experts_float if is_float else matmul_experts
-        return Product(kernel, Tile(tile, 2 if gated else 1), tile)
+        kernel, groups = matmul_experts_float if is_float else matmul_experts, 2 if gated else 1
+        shape = Tile(tile, groups) if is_float else self._tile(tile, format, groups)
+        return Product(kernel, shape, tile)
 
     def expert_tile(self, tokens: int) -> int:
         """What registers hold, without much padding."""
@@ -124,11 +128,11 @@ class CpuProducts(Products):
         target = self.programs.target
         if isinstance(format, FloatFormat) and size == 1:
             return Tile(size, max(groups, format.turns))
-        if size > 1 or isinstance(format, FloatFormat) or target.family != "x86":
+        if isinstance(format, FloatFormat) or target.family != "x86":
             return Tile(size, groups)
-        if target.has("avx512"):
+        if target.has("avx512") and size == 1:
             return Tile(size, groups, format.fetch_ahead_bytes, keep=True)
-        if format.has_sub_scales:
+        if format.has_sub_scales or size > 1:
             return Tile(size, groups, _FETCH_FAR_BYTES, keep=True)
         return Tile(size, groups, _FETCH_NEAR_BYTES)
 
@@ -152,9 +156,10 @@ class CpuProducts(Products):
             return Prepared(program, ((f"arranged {columns}", 4 * columns * padded),))
         program = self.programs.get(
             quantise, columns=columns, stride=columns, block=format.block, sub=format.sub,
-            tokens=interleave, prologue=prologue, choices=choices,
+            tokens=interleave, prologue=prologue, choices=choices, scaled_sums=format.scaled_sums,
         )  # fmt: skip
-        return Prepared(program, _quantised(columns, format, padded, 2))
+        sum_bytes = 4 if format.scaled_sums else 2
+        return Prepared(program, _quantised(columns, format, padded, sum_bytes))
 
 
 class GpuProducts(Products):

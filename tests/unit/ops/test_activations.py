@@ -19,7 +19,7 @@ def quantised(run, x, block, sub, tokens, columns=512, prologue=None, weight=NOT
     rows = more.pop("rows", NO_ROWS)
     quants = np.full(groups * columns, 99, np.int8)
     scales = np.full(groups * columns // block, 99, np.float32)
-    sums = np.full(groups * columns // sub, 99, np.int16)
+    sums = np.full(groups * columns // sub, 99, np.float32 if "scaled_sums" in more else np.int16)
     run(
         quantise, groups, x, weight, rows, quants, scales, sums, columns=columns,
         stride=x.shape[1], block=block, sub=sub, tokens=tokens,
@@ -47,6 +47,14 @@ def test_quantised_as_in_the_reference(run, block, sub, tokens):
     x = RNG.normal(size=(2 * tokens, 512)).astype(np.float32)
     x *= np.float32(10) ** RNG.integers(-6, 6, (2 * tokens, 1)).astype(np.float32)
     assert_same(quantised(run, x, block, sub, tokens), laid_out(x, block, sub, tokens))
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 8])
+def test_sums_times_the_scale(run, tokens):
+    x = RNG.normal(size=(2 * tokens, 512)).astype(np.float32)
+    got = quantised(run, x, 32, 32, tokens, scaled_sums=True)
+    quants, scales, sums = laid_out(x, 32, 32, tokens)
+    assert_same(got, (quants, scales, scales * sums))
 
 
 @LAYOUTS

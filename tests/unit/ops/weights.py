@@ -93,6 +93,7 @@ def quantised(
     quants, scales = quantise_reference(x, format.block)
     subs = sums_per_block(format)
     sums = quants.reshape(len(x), -1, format.sub).sum(-1).astype(np.int16)
+    sums = sums * scales if format.scaled_sums else sums
     values = quants.reshape(*scales.shape, -1) * scales[..., None].astype(np.float64)
     laid_out = (
         tile_order(quants, tokens, 4),
