@@ -133,6 +133,11 @@ class Resources:
         """Of everything that can be made, in order."""
         return tuple(sorted(self._classes))
 
+    def sizes_of(self, class_id: int) -> frozenset[int]:
+        """Bytes that parameters of a class may have; none for a class that there is not."""
+        known = self._classes.get(class_id)
+        return known.sizes if known is not None else frozenset()
+
     # What a driver asks for. Statuses rather than exceptions: they go into its records.
 
     def allocate(
