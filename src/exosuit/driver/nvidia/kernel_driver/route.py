@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from exosuit.clock import Clock
 from exosuit.driver.boot import BootStep, Progress, StepReport, run_steps, silent
-from exosuit.driver.nvidia.kernel_driver import faults
+from exosuit.driver.nvidia.kernel_driver import faults, refusals
 from exosuit.driver.nvidia.kernel_driver.address_space import AddressSpace
 from exosuit.driver.nvidia.kernel_driver.client import KernelClient
 from exosuit.driver.nvidia.kernel_driver.gpu import Gpu, choose_card, list_cards, target_of
@@ -40,12 +40,14 @@ from exosuit.silicon.nvidia.channel import Userd, Usermode
 from exosuit.silicon.nvidia.ioctl import CachingType
 from exosuit.silicon.nvidia.rm import Notification
 from exosuit.silicon.nvidia.rm_controls import BoostFlags, GrInfoIndex, PerfBoost
+from exosuit.silicon.pci import ALL_ONES
 from exosuit.units import round_up
 
 RING_ENTRIES = 4096
 _RING_BYTES = 8 * RING_ENTRIES
 _CHANNEL_BYTES = round_up(_RING_BYTES + Userd.SIZE, PAGE)
 _USERMODE_BYTES = 0x1_0000
+_TIME_HIGH = Usermode.TIME_1.description.offset
 _DOORBELL = Usermode.NOTIFY_CHANNEL_PENDING.description.offset
 _BOOST_TO_MAX = 2
 _FOR_EVER = 0xFFFF_FFFF
@@ -151,17 +153,25 @@ class KernelDriverRoute:
         self._usermode.write32(_DOORBELL, token)
 
     def check(self) -> None:
-        """Look at the notifiers, in the host's memory; ask the driver only if one was written."""
+        """Look at the notifiers, in the host's memory; ask the driver only if one was written.
+
+        A card that is gone writes none: its timer then reads as all ones.
+        """
         if self._problem is not None:
             raise self._problem
         noted = [xid for notifier in self._notifiers if (xid := _noted(notifier)) is not None]
-        if not noted:
-            return
+        if noted:
+            self._problem = self._explain(noted[0])
+        elif self._usermode.read32(_TIME_HIGH) == ALL_ONES:
+            self._problem = refusals.lost("a read of its timer")
+        if self._problem is not None:
+            raise self._problem
+
+    def _explain(self, xid: int) -> ExosuitError:
         errors = None
         with contextlib.suppress(ExosuitError):  # a card that is gone cannot be asked
             errors = read_errors(self.client, self._debugger, self._compute_objects.channel)
-        self._problem = faults.explain(noted[0], errors, self._memory.named())
-        raise self._problem
+        return faults.explain(xid, errors, self._memory.named())
 
     def stop(self) -> None:
         """Give up channels, memory and files. What a client has, the kernel frees with its file."""
