@@ -64,7 +64,10 @@ def open_by_name(
             next="use --device soft:gfx1100",
             device=name,
         )
-    return open_card(open_link_by_name(name, settings), settings, progress)
+    from exosuit.advise.failure import remembered
+
+    with remembered(name, settings.state):
+        return open_card(open_link_by_name(name, settings), settings, progress)
 
 
 def open_link_by_name(name: str, settings: Settings) -> PciFunction:

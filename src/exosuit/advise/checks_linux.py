@@ -10,11 +10,15 @@ import json
 from dataclasses import dataclass
 from typing import Any, cast
 
+from exosuit.advise import checks_boot
 from exosuit.advise.checks import Diagnosis, Ladder
+from exosuit.advise.checks_nvidia import check_bridges, check_driver_version, check_window
 from exosuit.advise.config_space import ConfigSpace
+from exosuit.advise.routes import refusal_to_boot, way_to
 from exosuit.advise.situation import Situation
+from exosuit.silicon.nvidia.boot import VRAM_BAR
 from exosuit.silicon.pci import ClassCode
-from exosuit.silicon.pci_ids import Identity, identify
+from exosuit.silicon.pci_ids import NVIDIA, Identity, identify
 from exosuit.units import MiB, human_bytes
 
 LAYERS = {
@@ -26,9 +30,12 @@ LAYERS = {
     "driver": "who has the card now: a vendor's driver, vfio, or nobody",
     "access": "whether this user may open the card in the way that its driver allows",
     "owner": "one process owns a card; doctor never touches a card that another one owns",
+    checks_boot.LAYER: checks_boot.WHY,
 }
 REPLUG = "reseat the card or replug the box, then restart and run  exosuit doctor"
 SMALL_BAR = 256 * MiB
+NVIDIA_NODES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvidia-uvm")
+"""What a client of NVIDIA's kernel driver opens."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,19 @@ class Function:
         value = self.facts.get(key)
         return value if isinstance(value, str) else ""
 
+    def bar(self, index: int) -> int:
+        """Bytes of a BAR that has an address, or 0."""
+        bars = self.facts.get("bars")
+        size = cast("dict[str, Any]", bars).get(str(index)) if isinstance(bars, dict) else 0
+        return size if isinstance(size, int) else 0
+
+    @property
+    def bridges(self) -> list[tuple[int, int]]:
+        """Vendor and device of each bridge above, the nearest first."""
+        found = self.facts.get("bridges")
+        pairs = cast("list[list[int]]", found) if isinstance(found, list) else []
+        return [(pair[0], pair[1]) for pair in pairs]
+
 
 def functions_of(situation: Situation) -> list[Function]:
     """Display-class and accelerator functions, best verdict first."""
@@ -85,14 +105,19 @@ def diagnose_linux(situation: Situation) -> Diagnosis:
             "exosuit run --device cpu",
         )  # fmt: skip
     if not found:
+        checks_boot.check_boot(situation, ladder)
         return ladder.done()
     card = found[0]
     for rung in (_card, _answer, _link, _driver):
         rung(card, ladder)
         if ladder.broken:
+            checks_boot.check_boot(situation, ladder)
             return ladder.done()
+    if card.driver == "nvidia":
+        check_driver_version(situation.text("nvidia_version"), ladder)
     _access(situation, card, ladder)
     _owner(situation, ladder)
+    checks_boot.check_boot(situation, ladder)
     return ladder.done()
 
 
@@ -135,7 +160,7 @@ def _card(card: Function, ladder: Ladder) -> None:
     where = f"{identity.name}, {kind.title}, at {card.name}"
     if identity.verdict == "unsupported":
         ladder.fail("card", "card", where, identity.reason, "exosuit plan --cards")
-    elif identity.verdict == "untested":
+    elif identity.verdict == "untested" and not (card.driver == "nvidia" and identity.listed):
         ladder.warn(
             "card", "card", where, identity.reason,
             "it may be tried; please report how it went with  exosuit doctor --report FILE",
@@ -157,9 +182,13 @@ def _answer(card: Function, ladder: Ladder) -> None:
         ladder.skip("answer", "configuration", "sysfs showed no configuration space")
         return
     config.check(ladder, REPLUG)
+    if card.identity.vendor == NVIDIA and card.driver != "nvidia" and not ladder.broken:
+        check_window(card.bar(VRAM_BAR), ladder, REPLUG)
 
 
 def _link(card: Function, ladder: Ladder) -> None:
+    if card.identity.vendor == NVIDIA and card.driver != "nvidia":
+        check_bridges(card.bridges, card.identity, ladder)
     speed, width = card.text("current_link_speed"), card.text("current_link_width")
     best, widest = card.text("max_link_speed"), card.text("max_link_width")
     if not speed or speed.startswith("Unknown"):
@@ -188,7 +217,13 @@ def _link(card: Function, ladder: Ladder) -> None:
 
 def _driver(card: Function, ladder: Ladder) -> None:
     driver = card.driver
-    if driver in ("", "vfio-pci", "pci-stub"):
+    refusal = refusal_to_boot(card.identity)
+    if refusal and way_to(driver) == "boot":
+        ladder.fail(
+            "driver", "bound driver", driver or "none", refusal,
+            "install NVIDIA's driver, then  sudo modprobe nvidia   (gives it the card)",
+        )  # fmt: skip
+    elif driver in ("", "vfio-pci", "pci-stub"):
         ladder.ok("driver", "bound driver", driver or "none; exosuit can take the card")
     elif driver == "nvidia":
         ladder.ok("driver", "bound driver", "nvidia; the card is reached as nvidia:0 or cuda:0")
@@ -204,13 +239,14 @@ def _driver(card: Function, ladder: Ladder) -> None:
 def _access(situation: Situation, card: Function, ladder: Ladder) -> None:
     if card.driver == "nvidia":
         nodes = situation.text("nvidia_nodes").split()
-        if nodes:
+        lacking = [node for node in NVIDIA_NODES if node not in nodes]
+        if not lacking:
             ladder.ok("access", "device nodes", " ".join(nodes))
         else:
             ladder.fail(
-                "access", "device nodes", "/dev/nvidia0 cannot be opened by this user",
+                "access", "device nodes", f"{', '.join(lacking)} cannot be opened by this user",
                 "the nodes are missing, or belong to another group",
-                "ls -l /dev/nvidia*   and  nvidia-modprobe",
+                "ls -l /dev/nvidia*   and  nvidia-modprobe -u -c 0   (makes them)",
             )  # fmt: skip
         return
     if card.driver == "vfio-pci":

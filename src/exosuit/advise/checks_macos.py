@@ -12,9 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from exosuit.advise import macos
+from exosuit.advise import checks_boot, macos
 from exosuit.advise.catalogue import rows
 from exosuit.advise.checks import Diagnosis, Ladder
+from exosuit.advise.checks_nvidia import (
+    INTEL_BRIDGES,
+    WINDOW_REGISTER,
+    check_bridges,
+    check_window,
+)
 from exosuit.advise.config_space import ConfigSpace
 from exosuit.advise.situation import Situation
 from exosuit.silicon.pci import ClassCode
@@ -27,7 +33,6 @@ LADDER = (
     "unplug and replug the box; then its power off for 10 s; then restart the Mac; then another"
     " port"
 )
-INTEL_BRIDGE = (0x8086, 0x5786)
 FEWEST_FILES = 1024
 """TinyGPU.app allows 128 mappings, each a file; models, sockets and caches come on top."""
 
@@ -44,6 +49,7 @@ LAYERS = {
     "owner": "one process owns a card; doctor never touches a card that another one owns",
     "answer": "the card answers reads of its configuration and has addresses on the bus",
     "link": "how fast the card is connected; this decides loading, not decoding",
+    checks_boot.LAYER: checks_boot.WHY,
     "risk": "what has hurt others with this machine and card",
 }
 
@@ -100,8 +106,10 @@ def diagnose_macos(situation: Situation) -> Diagnosis:
         rung(mac, ladder)
         if ladder.broken:
             return ladder.done()
-    for rung in (_answer, _link, _risk):
+    for rung in (_answer, _link):
         rung(mac, ladder)
+    checks_boot.check_boot(situation, ladder)
+    _risk(mac, ladder)
     return ladder.done()
 
 
@@ -368,8 +376,11 @@ def _answer(mac: Mac, ladder: Ladder) -> None:
                 "the card was reset and macOS did not give it addresses again",
                 LADDER,
             )  # fmt: skip
-        return
-    config.check(ladder, LADDER)
+    else:
+        config.check(ladder, LADDER)
+    if mac.card and mac.card.vendor == NVIDIA and mac.card.bars and not ladder.broken:
+        size = dict(mac.card.windows).get(WINDOW_REGISTER, 0)
+        check_window(size, ladder, LADDER)
 
 
 def _link(mac: Mac, ladder: Ladder) -> None:
@@ -385,7 +396,8 @@ def _link(mac: Mac, ladder: Ladder) -> None:
             "the cable moved or the box lost power", LADDER,
         )  # fmt: skip
         return
-    bridge = any((f.vendor, f.device) == INTEL_BRIDGE for f in mac.functions)
+    bridges = [(f.vendor, f.device) for f in mac.functions if f.is_bridge]
+    bridge = not INTEL_BRIDGES.isdisjoint(bridges)
     config = mac.config
     speed = config.link.title if config and config.link else mine.link if mine else ""
     if speed.startswith("2.5 GT/s") and "x1 " not in f"{speed} ":
@@ -402,6 +414,8 @@ def _link(mac: Mac, ladder: Ladder) -> None:
         ladder.ok("link", "link", f"{speed or 'speed not told'} inside the box{cable}")
     else:
         ladder.skip("link", "link", "not told")
+    if card and card.vendor == NVIDIA and mac.identity:
+        check_bridges(bridges, mac.identity, ladder)
     if ports and 0 < ports[0].gbit_s < 40:
         ladder.warn(
             "link", "cable", f"up to {ports[0].gbit_s} Gb/s",

@@ -21,6 +21,7 @@ from exosuit.silicon.pci import ClassCode
 BUNDLE = "org.tinygrad.tinygpu"
 TEAM = "9YG3G8543N"
 """Tiny Corp's team identifier, in the app's signature and in the extension's row."""
+LARGEST_BAR = 1 << 40
 
 
 def values_of(text: str) -> dict[str, str]:
@@ -115,7 +116,11 @@ def _device_names(items: Any) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One PCI function of the I/O registry."""
+    """One PCI function of the I/O registry.
+
+    bars     how many memory BARs have an address
+    windows  of those, the register in the configuration space and the size
+    """
 
     path: str
     vendor: int
@@ -124,6 +129,7 @@ class Function:
     tunnelled: bool
     driver: str
     bars: int
+    windows: tuple[tuple[int, int], ...] = ()
 
     @property
     def is_card(self) -> bool:
@@ -162,6 +168,7 @@ def _function(entry: Mapping[str, Any], children: list[dict[str, Any]]) -> Funct
     driver = "tinygpu" if "tinygpu" in names else ""
     if not driver:
         driver = next((name for name in sorted(classes) if name and "NVMe" in name), "")
+    windows = _assigned(addresses) if isinstance(addresses, bytes) else ()
     return Function(
         path=str(entry.get("IORegistryEntryName", "")),
         vendor=number("vendor-id", 0xFFFF),
@@ -169,20 +176,29 @@ def _function(entry: Mapping[str, Any], children: list[dict[str, Any]]) -> Funct
         class_code=number("class-code", 0xFFFFFF),
         tunnelled=any(tunnelled) if isinstance(tunnelled, bytes) else bool(tunnelled),
         driver=driver,
-        bars=_assigned(addresses) if isinstance(addresses, bytes) else 0,
+        bars=len(windows),
+        windows=windows,
     )
 
 
-def _assigned(data: bytes) -> int:
-    """How many memory BARs have an address: entries of five words, address in words 1 and 2."""
-    count = 0
+def _assigned(data: bytes) -> tuple[tuple[int, int], ...]:
+    """Register and size of memory BARs that have an address.
+
+    Entries have five words: the register in the low byte of the first, the address, the size; both
+    upper half first by the PCI binding of IEEE 1275. No dump of a real Mac was seen, so a size that
+    no BAR has is read the other way round.
+    """
+    found: list[tuple[int, int]] = []
     for start in range(0, min(len(data), 400) - 19, 20):
         words = [
             int.from_bytes(data[start + 4 * i : start + 4 * i + 4], "little") for i in range(5)
         ]
         is_memory = words[0] >> 24 & 3 in (2, 3)
-        count += is_memory and (words[1] or words[2]) != 0 and (words[3] or words[4]) != 0
-    return count
+        size = words[3] << 32 | words[4]
+        size = size if size <= LARGEST_BAR else words[4] << 32 | words[3]
+        if is_memory and size and (words[1] or words[2]):
+            found.append((words[0] & 0xFF, size))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

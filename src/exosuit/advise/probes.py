@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from exosuit.advise.failure import last_failure
 from exosuit.advise.situation import LONGEST_ANSWER, Answer, Situation
 from exosuit.errors import ExosuitError
 from exosuit.link.find import read_bars
@@ -27,6 +28,8 @@ Ask = Callable[[Sequence[str], float], Answer]
 """`ask(command, timeout_s) -> Answer`."""
 
 APP = "/Applications/TinyGPU.app"
+_BRIDGE = 0x0604
+"""Class and subclass of a bridge from PCI to PCI."""
 LIMIT_S = 15.0
 """For tools that take seconds on a healthy Mac and for ever on a wedged one."""
 
@@ -67,18 +70,20 @@ def run_command(command: Sequence[str], timeout_s: float) -> Answer:
     return Answer(text, done.returncode)
 
 
-def gather(locks: Path, ask: Ask = run_command) -> Situation:
-    """Ask this machine everything; `locks` is the folder of the cards' locks."""
+def gather(state: Path, ask: Ask = run_command) -> Situation:
+    """Ask this machine everything; `state` is the folder of locks and of the last failed boot."""
     if sys.platform == "darwin":
-        return gather_macos(locks, ask)
-    return gather_linux(locks)
+        return gather_macos(state, ask)
+    return gather_linux(state)
 
 
-def gather_macos(locks: Path, ask: Ask) -> Situation:
+def gather_macos(state: Path, ask: Ask) -> Situation:
     """The questions of `MACOS`, who owns the card, and its configuration if nobody does."""
+    locks = state / "locks"
     answers = {name: ask(command, LIMIT_S) for name, command in MACOS.items()}
     path = default_socket()
     owner = owner_of(lock_name(path), locks)
+    answers["boot"] = Answer(last_failure(state))
     answers["files"] = Answer(str(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
     answers["owner"] = Answer(json.dumps(asdict(owner) if owner else None))
     silent = any(answer.timed_out for answer in answers.values())
@@ -97,8 +102,9 @@ def read_config(path: Path, locks: Path, timeout_s: float = 3.0) -> Answer:
     return Answer(b"".join(word.to_bytes(4, "little") for word in words).hex())
 
 
-def gather_linux(locks: Path, root: Path = Path("/")) -> Situation:
+def gather_linux(state: Path, root: Path = Path("/")) -> Situation:
     """What sysfs and /dev say under `root`."""
+    locks = state / "locks"
     devices = root / "sys/bus/pci/devices"
     functions = [
         entry for folder in _folders(devices) if (entry := _function(folder, root)) is not None
@@ -114,8 +120,8 @@ def gather_linux(locks: Path, root: Path = Path("/")) -> Situation:
         if (folder / "authorized").exists() and not folder.name.endswith("-0")
     ]
     nodes = [
-        str(path)
-        for path in sorted((root / "dev").glob("nvidia[0-9]*"))
+        "/" + str(path.relative_to(root))
+        for path in sorted((root / "dev").glob("nvidia*"))
         if os.access(path, os.R_OK | os.W_OK)
     ]
     found = {
@@ -126,6 +132,8 @@ def gather_linux(locks: Path, root: Path = Path("/")) -> Situation:
         "iommu": " ".join(folder.name for folder in _folders(root / "sys/class/iommu")),
         "nvidia_nodes": " ".join(nodes),
         "kernel": _text(root / "proc/version"),
+        "nvidia_version": _text(root / "sys/module/nvidia/version"),
+        "boot": last_failure(state),
     }
     return Situation("linux", {name: Answer(text) for name, text in found.items()})
 
@@ -148,6 +156,12 @@ def _function(folder: Path, root: Path) -> dict[str, Any] | None:
         "power_state": _text(folder / "power_state"),
         "config": _config(folder),
         "largest_bar": max((size for _, size, _ in bars.values()), default=0),
+        "bars": {str(index): size for index, (_, size, _) in bars.items()},
+        "bridges": [
+            [_number(parent / "vendor"), _number(parent / "device")]
+            for parent in folder.resolve().parents
+            if _number(parent / "class") >> 8 == _BRIDGE
+        ],
         "iommu_group": number,
         "resource_writable": os.access(folder / "resource0", os.R_OK | os.W_OK),
         "vfio_writable": bool(number) and os.access(root / "dev/vfio" / number, os.R_OK | os.W_OK),

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         situation = read_situation(arguments.source)
     else:
         render.note("looking at this machine; on a Mac this takes up to half a minute")
-        situation = gather(settings.state / "locks")
+        situation = gather(settings.state)
     diagnosis = diagnose(situation)
     if arguments.report:
         _write(arguments.report, report(situation, version("exosuit")))

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     cards = _cards(arguments.card)
     wanted = manifest.needed(cards)
     lacking = manifest.missing(wanted, settings.firmware)
-    situation = gather(settings.state / "locks")
+    situation = gather(settings.state)
     todo = steps(situation.system, diagnose(situation), cards, wanted, lacking, manifest.app())
     if arguments.json and not arguments.yes:
         render.document({"steps": [step.as_json() for step in todo]})

@@ -93,6 +93,7 @@ def run_steps(
             step.run()
         except ExosuitError as error:
             error.fields.setdefault("step", step.name)
+            error.fields.setdefault("step_why", step.why)
             raise
         seconds, crossed = clock.now() - began, link.counters.since(before)
         reports.append(StepReport(step.name, step.why, seconds, crossed))

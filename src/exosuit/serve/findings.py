@@ -34,7 +34,7 @@ class Findings:
 
     def _look(self) -> None:
         try:
-            found = diagnose(gather(self._settings.state / "locks")).as_json()["checks"]
+            found = diagnose(gather(self._settings.state)).as_json()["checks"]
         except Exception:
             log.exception("the doctor failed")
             return

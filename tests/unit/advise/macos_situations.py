@@ -2,7 +2,8 @@
 
     python -m tests.unit.advise.macos_situations docs/doctor.md
 
-rewrites the table of what doctor says to each, between the marks of that page.
+rewrites the tables of that page, between its marks: what doctor says to each, and what it knows of
+failed boots.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exosuit.advise.doctor import diagnose
+from exosuit.advise.failure import meanings
 from exosuit.advise.situation import Answer, Situation
 
 FOLDER = Path(__file__).parents[2] / "data" / "macos"
@@ -61,13 +63,25 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
-BEGIN, END = "<!-- situations: begin -->\n", "<!-- situations: end -->\n"
+def meanings_table() -> str:
+    """What doctor knows of failed boots, as Markdown."""
+    lines = ["| the failed step's error | means | then | seen in |", "|---|---|---|---|"]
+    for row in meanings():
+        values = ", ".join(f"{value:#x}" for value in row.values)
+        field = f"carries `{row.field}`{f' = {values}' if values else ''}" if row.field else ""
+        text, step = f'says "{row.text}"' * bool(row.text), f"in `{row.step}`" * bool(row.step)
+        when = ", ".join(filter(None, (step, text, field)))
+        lines.append(f"| {when} | {row.says} | {row.next or 'as the error says'} | {row.source} |")
+    return "\n".join(lines) + "\n"
 
 
 def rewrite(page: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + BEGIN + table() + END + after
+    for name, made in (("situations", table()), ("meanings", meanings_table())):
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = before + begin + made + end + after
+    return page
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from tests.unit.advise.macos_situations import load, names, rewrite, table
 
 from exosuit.advise import checks_linux, checks_macos
 from exosuit.advise.doctor import diagnose, report
+from exosuit.advise.failure import remembered
 from exosuit.advise.probes import MACOS, gather_linux, gather_macos
 from exosuit.advise.situation import Answer, Situation, read_situation, redact
-from exosuit.errors import CorruptFile
+from exosuit.errors import BootFailed, CorruptFile
 
 
 @pytest.mark.parametrize("name", names())
@@ -173,7 +174,7 @@ class Machine:
         (self.card / "driver").symlink_to(target)
 
     def diagnose(self):
-        return diagnose(gather_linux(self.root / "locks", self.root))
+        return diagnose(gather_linux(self.root, self.root))
 
 
 @pytest.fixture
@@ -250,7 +251,76 @@ def test_linux_nvidia_driver_needs_its_nodes(machine: Machine) -> None:
     broken = machine.diagnose().broken
     assert broken is not None
     assert broken.layer == "access"
-    machine.write("dev/nvidia0", "")
+    for node in ("nvidiactl", "nvidia0"):
+        machine.write(f"dev/{node}", "")
+    broken = machine.diagnose().broken
+    assert broken is not None
+    assert broken.found == "/dev/nvidia-uvm cannot be opened by this user"
+    machine.write("dev/nvidia-uvm", "")
+    assert machine.diagnose().ok
+
+
+NVIDIA_BARS = """\
+0x0000000081000000 0x0000000081ffffff 0x0000000000040200
+{window}
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x0000000820000000 0x0000000821ffffff 0x000000000014220c
+"""
+
+
+@pytest.mark.parametrize(
+    ("window", "found"),
+    [
+        ("0x0000000800000000 0x000000080fffffff 0x000000000014220c", ""),
+        ("0x0000000000000000 0x0000000000000000 0x0000000000000000", "has no address"),
+        ("0x0000000800000000 0x0000000801ffffff 0x000000000014220c", "has 32 MiB"),
+    ],
+)
+def test_linux_nvidia_window_onto_memory(machine: Machine, window: str, found: str) -> None:
+    machine.add_card(0x10DE, 0x2684, resource=NVIDIA_BARS.format(window=window))
+    broken = machine.diagnose().broken
+    assert (broken.layer, found in broken.found) == ("answer", True) if broken else not found
+
+
+def test_linux_chips_that_only_nvidia_starts(machine: Machine) -> None:
+    bars = NVIDIA_BARS.format(window="0x800000000 0x1fffffffff 0x14220c")
+    machine.add_card(0x10DE, 0x2331, **{"class": "0x030200\n"}, resource=bars)
+    broken = machine.diagnose().broken
+    assert broken is not None
+    assert (broken.layer, "starts GH100" in broken.cause) == ("driver", True)
+    machine.bind("nvidia")
+    for node in ("nvidiactl", "nvidia0", "nvidia-uvm"):
+        machine.write(f"dev/{node}", "")
+    machine.write("sys/module/nvidia/version", "580.142\n")
+    diagnosis = machine.diagnose()
+    assert diagnosis.ok
+    assert not diagnosis.warnings
+    machine.write("sys/module/nvidia/version", "535.288.01\n")
+    assert warned(machine.diagnose()) == ["version"]
+
+
+def test_linux_intel_bridge_before_a_card(machine: Machine) -> None:
+    bars = NVIDIA_BARS.format(window="0x800000000 0x80fffffff 0x14220c")
+    machine.add_card(0x10DE, 0x2684, resource=bars)
+    for name, text in (("vendor", "0x8086"), ("device", "0x5786"), ("class", "0x060400")):
+        machine.write(f"sys/devices/pci0000:00/{name}", text)
+    told = [check.found for check in machine.diagnose().checks if check.name == "bridge"]
+    assert told == [
+        "Intel's Thunderbolt bridge 8086:5786 loses the link when the firmware retrains it, so the"
+        " link is kept at about 0.9 GB/s"
+    ]
+
+
+def test_linux_last_failed_boot(machine: Machine) -> None:
+    machine.add_card()
+    error = BootFailed("the booter ended badly", cause="c", next="n", step="booter", mailbox0=0xB)
+    with pytest.raises(BootFailed), remembered("pci:0000:05:00.0", machine.root):
+        raise error
+    broken = machine.diagnose().broken
+    assert broken is not None
+    assert (broken.layer, "step booter" in broken.found) == ("boot", True)
+    with remembered("pci:0000:05:00.0", machine.root):
+        pass
     assert machine.diagnose().ok
 
 

@@ -100,6 +100,7 @@ def test_an_id_of_several_cards_claims_no_memory() -> None:
     assert tunnelled["connection"] == "Thunderbolt or USB4, 8 GT/s x4"
 
 
+BLACKWELL = {"panic-pair", "nvidia-fsp-silent", "nvidia-gsp-timeout"}
 EMPTY = {"enclosure-without-card", "nothing-plugged", "box-without-power", "no-tunnel"}
 
 
@@ -116,7 +117,7 @@ def test_the_cards_of_recorded_situations(name: str, monkeypatch: pytest.MonkeyP
     (only,) = rows
     assert only["device"] == "tinygpu"
     wanted = {"controller-3d": "unsupported", "old-generation": "unsupported"}.get(name)
-    if wanted is None and name == "panic-pair":
+    if wanted is None and name in BLACKWELL:
         wanted = "untested"  # its architecture has no mark in this test
     if wanted is None:
         wanted = "ready" if only["driver"] else "blocked"

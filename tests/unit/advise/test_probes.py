@@ -53,10 +53,10 @@ def test_a_card_that_somebody_owns_is_not_asked(
     monkeypatch.setattr(probes, "default_socket", lambda: path)
     card = make_card("generic", Options())
     with serving(card, unix_address(tmp_path)):
-        free = gather_macos(locks, lambda command, timeout_s: Answer())
+        free = gather_macos(tmp_path, lambda command, timeout_s: Answer())
         assert free.has("config")
         with CardLock.acquire(lock_name(path), locks):
-            owned = gather_macos(locks, lambda command, timeout_s: Answer())
+            owned = gather_macos(tmp_path, lambda command, timeout_s: Answer())
     assert "config" not in owned.answers
     assert '"pid"' in owned.text("owner")
 
