@@ -157,7 +157,10 @@ class Channel:
     @property
     def _has_work(self) -> bool:
         return (
-            self.is_paused or bool(self._held) or self._get != self._put or self._busy is not None
+            self.is_paused
+            or self._held is not None
+            or self._get != self._put
+            or self._busy is not None
         )
 
     @property
@@ -191,14 +194,14 @@ class Channel:
         with _faults_of(self.setup.number, Engine.HOST):
             write = self._held or self._next()
         if write is None:
-            if busy is None:
-                return False
+            if self._get != self._put:
+                return True
             self._must_idle = True
-            return True
-        self._held = write
+            return busy is not None
+        self._held = None  # what is refused is not tried again
         progress = self._obey(write)
-        if progress is Progress.DONE:
-            self._held = None
+        if progress is not Progress.DONE:
+            self._held = write
         self._must_idle = progress is Progress.NOT_IDLE
         self.is_waiting = progress is Progress.WAITING
         return not self.is_waiting
@@ -210,15 +213,15 @@ class Channel:
     # Entries and pushbuffers.
 
     def _next(self) -> MethodWrite | None:
-        """The next method, out of the next entry if need be."""
-        while True:
-            try:
+        """The next method, out of one more entry if need be; None where that has none."""
+        try:
+            write = next(self._methods, None)
+            if write is None and self._get != self._put:
+                self._fetch()
                 write = next(self._methods, None)
-            except Malformed as error:
-                raise Stopped(self._bad(self._entry + error.offset, str(error))) from error
-            if write is not None or self._get == self._put:
-                return write
-            self._fetch()
+        except Malformed as error:
+            raise Stopped(self._bad(self._entry + error.offset, str(error))) from error
+        return write
 
     def _fetch(self) -> None:
         setup = self.setup

@@ -27,6 +27,8 @@ from exosuit.softcard.timeline import Timeline
 
 COPY_NS = 1_000.0
 """What a copy takes beyond its bytes; `assumed`."""
+MOST_LINES = 1 << 16
+"""Of one copy; more of them is a hang here, as each takes microseconds of the host."""
 _PIECE = 4 << 20
 _CONSTANT = (RemapSource.CONST_A, RemapSource.CONST_B)
 
@@ -116,6 +118,8 @@ class CopyEngine:
         step_in, step_out = get.get(Copy.PITCH_IN), get.get(Copy.PITCH_OUT)
         if length * lines > MOST_BYTES:
             raise self._stopped(value, f"{lines} lines of {length} elements")
+        if lines > MOST_LINES:
+            raise Stopped(None, f"a copy of {lines} lines, which would take too long here")
         if not launch.remap_enable:
 
             def copy() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ SHARED_GRANULE = 128
 """Groups get shared memory in such pieces; compilers may read to the end of the last 16 bytes."""
 BUDGET = 1 << 28
 """Blocks that a warp may run in one launch: tens of seconds of the host."""
+MOST_IN_ALL = 1 << 25
+"""Warps of one launch: even of the shortest programs seconds of the host."""
 
 
 @dataclass(frozen=True)
@@ -197,10 +200,12 @@ class Model:
         """
         shared = round_up(function.entry.shared_bytes + shared_bytes, SHARED_GRANULE)
         self._check(function.entry, lanes, groups, arguments, shared)
-        count = int(np.prod(groups, dtype=object))
+        count = math.prod(groups)
         if count == 0:
             return Cost(0, 0)
         block = np.frombuffer(arguments + bytes(8), np.uint8)
+        if count * -(-math.prod(lanes) // WARP) > MOST_IN_ALL:
+            raise PtxFault("hang", f"{function.entry.name}: {count} groups take too long here")
         ids = state.special(*lanes)
         inside = np.arange(len(ids) * WARP).reshape(-1, WARP) < int(np.prod(lanes))
         masks = np.packbits(inside, axis=1, bitorder="little").view(np.uint32).reshape(-1)
