@@ -30,7 +30,7 @@ from exosuit.softcard.nvidia.kernel_driver.products import OLDER_CLASSES, PRODUC
 from exosuit.softcard.nvidia.kernel_driver.uvm import Uvm, UvmFile
 from exosuit.softcard.nvidia.products import Product
 from exosuit.softcard.nvidia.resources import Resources
-from exosuit.units import GiB, MiB
+from exosuit.units import GiB
 
 _FIRST_FD = 1 << 20
 """Descriptors that are like none of this process's real ones."""
@@ -74,7 +74,7 @@ class SoftKernelDriver:
         self._files: dict[int, ControlFile | GpuFile | UvmFile] = {}
         self._next_fd = _FIRST_FD
         self._caller = CallerMemory()
-        self._system = Pool("kernel memory", 64 * MiB, is_host=True)
+        self._system = Pool("kernel memory", GiB, is_host=True)
         self.cards = [self._card(index, name) for index, name in enumerate(options.cards)]
         # What answers needs a table; a driver without one tells its version by that of the newest.
         branch = branch_of(options.version) or branch_of("595.45")
