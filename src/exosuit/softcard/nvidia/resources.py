@@ -84,7 +84,7 @@ class _Command:
     handler: Control
 
 
-CLIENT = 0
+CLIENT = -1
 """In place of a parent's class: the object is a client itself."""
 _FIRST_HANDLE = 0xCAF0_0000
 
