@@ -27,7 +27,7 @@ from exosuit.softcard.amd.firmware import SyntheticFirmware
 from exosuit.softcard.card import Options
 from exosuit.softcard.chips import make_card
 from exosuit.softcard.direct import DirectLink
-from exosuit.softcard.faults import FaultKind, FaultSchedule
+from exosuit.softcard.faults import GENERAL, FaultKind, FaultSchedule
 from exosuit.units import MiB
 
 PROMPT = (1, 403, 407, 261, 378)
@@ -37,7 +37,7 @@ HANG_S = 2.0
 LIMIT_S = 60
 """Real seconds after which a session counts as hung."""
 CLIENT_KINDS = ("killed",)
-CARD_KINDS = [k for k in FaultKind if k not in (FaultKind.STALL, FaultKind.DROP)]
+CARD_KINDS = [k for k in GENERAL if k not in (FaultKind.STALL, FaultKind.DROP)]
 """A stalled or dropped connection needs a connection; `tests.unit.link` has those."""
 
 

@@ -66,7 +66,11 @@ class Options:
 
 
 class SoftCard:
-    """The PCI side of a card. Subclasses fill `bars` and override `step`, `on_reset`."""
+    """The PCI side of a card. Subclasses fill `behind` and override `step`, `on_reset`.
+
+    late  engines do not look at what they are asked before the host reads something or pauses, for
+          chips that can be so
+    """
 
     name = "soft"
 
@@ -82,6 +86,7 @@ class SoftCard:
         self.hung = False
         self.silent = False
         self.waiting = False
+        self.late = False
         self.transport_fault: FaultKind | None = None
         self.page_fault = False
         self.program_fault = False
@@ -97,6 +102,9 @@ class SoftCard:
 
     def on_reset(self) -> None:
         """Put the chip into the state after a function reset."""
+
+    def suffer(self, kind: FaultKind) -> None:
+        """A fault that only some chips have; others do not notice it."""
 
     # The bus, as the host drives it.
 
@@ -146,7 +154,9 @@ class SoftCard:
 
     def begin_write(self, bar: int, size: int) -> bool:
         """Account for a write; whether it will arrive. For servers that place bytes themselves."""
+        held, self.waiting = self.waiting, self.waiting and not self.late
         self._access()
+        self.waiting = self.waiting or held
         self.meter.write(size)
         return self._answers(bar)
 
@@ -233,6 +243,8 @@ class SoftCard:
                     self.program_fault = True
                 case FaultKind.STALL | FaultKind.DROP:
                     self.transport_fault = kind
+                case _:
+                    self.suffer(kind)
 
     def _answers(self, bar: int) -> bool:
         if self.unplugged or bar not in self.behind:

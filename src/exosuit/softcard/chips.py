@@ -23,9 +23,17 @@ def _amd(chip: Chip, options: Options) -> SoftCard:
     return AmdCard(chip, options)
 
 
+def _nvidia(name: str, options: Options) -> SoftCard:
+    from exosuit.softcard.nvidia.card import NvidiaCard  # brings a compiler along
+    from exosuit.softcard.nvidia.products import PRODUCTS
+
+    return NvidiaCard(next(p for p in PRODUCTS if p.name == name), options)
+
+
 CHIPS: dict[str, Callable[[Options], SoftCard]] = {
     "generic": GenericCard,
     **{chip.target: partial(_amd, chip) for chip in AMD_CHIPS},
+    **{name: partial(_nvidia, name) for name in ("ga102", "ad102", "gb202")},
 }
 """Chips by the name that follows `soft:`; chips of other floors' descriptions join here."""
 

@@ -84,6 +84,10 @@ class ConfigSpace:
         if REBAR_AT <= offset < REBAR_AT + 0x40:
             self._resize()
 
+    def put(self, offset: int, value: int, size: int) -> None:
+        """Store what the function itself has to say, whoever may write there."""
+        self._data[offset : offset + size] = value.to_bytes(size, "little")
+
     def reset(self, *, restore: bool) -> None:
         """As after a function reset; `restore` puts BARs and command back, as an OS would."""
         kept = {bar: self.address(bar) for bar in self.shapes}

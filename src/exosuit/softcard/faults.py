@@ -35,10 +35,23 @@ class FaultKind(Enum):
     """The next program stops at an instruction that is none."""
     TORN = "torn"
     """Only the first half of the next bulk write arrives."""
+    CRASH = "crash"
+    """NVIDIA: GSP firmware stops in the middle and leaves its last words in its log."""
+    MAILBOX = "mailbox"
+    """NVIDIA: the next piece of signed code that is started ends with an error."""
+    RETRAIN = "retrain"
+    """NVIDIA: the link begins to train anew and never ends, until a reset: BARs give ones."""
+    POISON = "poison"
+    """NVIDIA: WPR2 stays up over the next resets, until the power goes."""
     STALL = "stall"
     """The server stops in the middle of a reply and says nothing more."""
     DROP = "drop"
     """The server closes the connection."""
+
+
+NVIDIA = (FaultKind.CRASH, FaultKind.MAILBOX, FaultKind.RETRAIN, FaultKind.POISON)
+"""Kinds that no other card has."""
+GENERAL = tuple(kind for kind in FaultKind if kind not in NVIDIA)
 
 
 class FaultSchedule:
@@ -57,7 +70,7 @@ class FaultSchedule:
     def seeded(cls, seed: int) -> Self:
         """One to three faults somewhere in the first `SPAN` accesses."""
         draw = random.Random(seed)
-        kinds = draw.choices(list(FaultKind), k=draw.randint(1, 3))
+        kinds = draw.choices(GENERAL, k=draw.randint(1, 3))
         return cls([(draw.randint(1, SPAN), kind) for kind in kinds])
 
     @classmethod

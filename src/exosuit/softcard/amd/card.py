@@ -81,7 +81,6 @@ class AmdCard(SoftCard):
         for block, bases, prefix in placed_blocks(found):
             registers.declare(block, bases, prefix)
         self.mode1_resets = 0
-        self.late = False
         self._rung_last: ComputeQueue | Sdma | None = None
         self._slice = Slice()
         self.caches = Caches(self.refuse)
@@ -167,9 +166,7 @@ class AmdCard(SoftCard):
         write_discovery(chip, self.memory)
 
     def begin_write(self, bar: int, size: int) -> bool:
-        held, self.waiting = self.waiting, self.waiting and not self.late
         arrives = super().begin_write(bar, size)
-        self.waiting = self.waiting or held
         if arrives and bar == MEMORY_BAR:
             self.nbio.wrote_memory()
             self.caches.foreign_write()

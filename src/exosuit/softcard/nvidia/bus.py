@@ -44,6 +44,7 @@ class Bus:
             return [own]
         card = self._card
         excused = card.has_dma_fault or card.unplugged or not card.config.command.bus_master
+        excused = excused or not card.host.mappings  # its client was killed: nobody is to blame
         try:
             return card.reach(address, size)
         except HostFault:
@@ -59,6 +60,12 @@ class Bus:
         own = self._own(address, size)
         parts = [own] if own is not None else self._card.host.parts(address, size)
         return [(host_address(part), len(part)) for part in parts]
+
+    def allow(self, address: int, size: int) -> None:
+        """Let the card at host memory whose place is known already. Raises HostFault."""
+        card = self._card
+        if card.take_dma_fault() or not card.config.command.bus_master:
+            raise HostFault(address, size)
 
     def panic(self, what: str) -> None:
         """Note what a host would not have survived."""

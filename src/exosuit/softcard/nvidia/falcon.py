@@ -49,6 +49,7 @@ class Falcon:
 
     program    run at a start
     is_silent  whether firmware has stopped answering, by the schedule
+    on_reset   called after the engine's reset has begun
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Falcon:
         refuse: Refuse,
         program: Program,
         is_silent: Callable[[], bool],
+        on_reset: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self._registers = registers
@@ -69,6 +71,7 @@ class Falcon:
         self._refuse = refuse
         self._program = program
         self._is_silent = is_silent
+        self._on_reset = on_reset
         self._prefix = f"{name}_"
         registers.declare(Registers, base, self._prefix)
         read, write = self._on_read, self._on_write
@@ -126,11 +129,11 @@ class Falcon:
 
     def _engine(self, index: int, value: int) -> int:
         if EngineReset(value).reset:
-            riscv = self.riscv_active
             self.power_on()
             self._held = True
-            if riscv:
-                self._refuse(f"a reset of {self.name} while its firmware runs")
+            self.put("MAILBOX0", 0)
+            self.put("MAILBOX1", 0)
+            self._on_reset()
         elif self._held:
             self._held = False
             self.was_reset = True

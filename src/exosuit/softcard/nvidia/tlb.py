@@ -12,6 +12,7 @@ import bisect
 import ctypes
 from collections.abc import Callable, Sequence
 
+from exosuit.softcard.host import HostFault
 from exosuit.softcard.memory import host_address
 from exosuit.softcard.nvidia.bus import Bus
 from exosuit.softcard.nvidia.executor.memory import MemoryFault
@@ -143,6 +144,11 @@ class AddressSpace:
                     f" {run.physical + offset:#x}, where nothing is mapped"
                 )
                 raise MemoryFault(address, write, run.place.value)
+            if run.place is Place.HOST:
+                try:
+                    self._bus.allow(run.physical + offset, length)
+                except HostFault as fault:
+                    raise MemoryFault(address, write, "the host refuses it") from fault
             found.append((run.host + offset, length))
             address, size = address + length, size - length
         return found
