@@ -11,14 +11,12 @@ import mmap
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from tests.softcard.flat_device import FlatDevice
 
 from exosuit.driver.amd.loader import Image, load
 from exosuit.driver.device import Buffer, Launch, Region
-from exosuit.errors import DoesNotFit
 from exosuit.program import Program
 from exosuit.silicon.amd.code import CODE_ALIGNMENT, LDS_GRANULE, Rsrc2
 from exosuit.silicon.amd.compute import LARGEST_WAVE_LANES, SCRATCH_GRANULE, TmpringSize
@@ -27,8 +25,6 @@ from exosuit.units import GiB, round_up
 
 BASE = 0x2000_0000_0000
 _PAGE = 4096
-_ALIGN = 256
-_HUGE = 2 << 20
 _MOST_WAVES = 32 * 4
 
 
@@ -55,7 +51,7 @@ class FlatTlb:
         return self._entry
 
 
-class ShaderDevice:
+class ShaderDevice(FlatDevice):
     """Implements `Device` for one gfx11 target."""
 
     name = "shaders"
@@ -68,68 +64,13 @@ class ShaderDevice:
         memory_bytes: int = 2 * GiB,
         threads: int = 2,
     ) -> None:
+        super().__init__(BASE, memory_bytes)
         self.target = target
-        self.memory_bytes = memory_bytes
-        self._memory = mmap.mmap(
-            -1, memory_bytes + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        )
-        whole = np.frombuffer(self._memory, np.uint8)
-        first = -whole.ctypes.data % _HUGE
-        self._bytes = whole[first : first + memory_bytes]
-        self.tlb = FlatTlb(self._bytes.ctypes.data, memory_bytes)
+        self.tlb = FlatTlb(self.bytes.ctypes.data, memory_bytes)
         self.shaders = Shaders(target, self.tlb, cache, threads)
-        self._free: list[tuple[int, int]] = [(0, memory_bytes)]
         self._programs: dict[bytes, tuple[Image, Buffer]] = {}
         self._scratch: Buffer | None = None
         self.lane_instructions = 0
-
-    # Memory -------------------------------------------------------------------------------
-
-    def allocate(
-        self, size_bytes: int, name: str, sparse: bool = False, host: bool = False
-    ) -> Buffer:
-        size = round_up(max(size_bytes, 1), _ALIGN)
-        for k, (start, room) in enumerate(self._free):
-            if room >= size:
-                self._free[k] = (start + size, room - size)
-                if not sparse:
-                    self._bytes[start : start + size] = 0
-                return Buffer(name, BASE + start, size_bytes, owner=host)
-        raise DoesNotFit(f"{size_bytes} bytes for {name}", cause="the test's memory", next="more")
-
-    def free(self, buffer: Buffer) -> None:
-        start, size = buffer.address - BASE, round_up(max(buffer.size_bytes, 1), _ALIGN)
-        self._bytes[start : start + size] = 0
-        self._free.append((start, size))
-        self._free.sort()
-        joined: list[tuple[int, int]] = []
-        for begin, room in self._free:
-            if joined and sum(joined[-1]) == begin:
-                joined[-1] = joined[-1][0], joined[-1][1] + room
-            else:
-                joined.append((begin, room))
-        self._free = joined
-
-    def host_view(self, region: Region, dtype: DTypeLike) -> NDArray[Any] | None:
-        return self._view(region).view(dtype) if region.buffer.owner else None
-
-    def copy_in(self, region: Region, data: NDArray[Any]) -> None:
-        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
-        self._view(region)[: flat.size] = flat
-
-    def copy_out(self, region: Region, dtype: DTypeLike) -> NDArray[Any]:
-        return self._view(region).view(dtype).copy()
-
-    def import_host(self, data: NDArray[np.uint8], name: str) -> Buffer:
-        buffer = self.allocate(data.nbytes, name)
-        self.copy_in(buffer.region(), data)
-        return buffer
-
-    def _view(self, region: Region) -> NDArray[np.uint8]:
-        start = region.address - BASE
-        return self._bytes[start : start + region.size_bytes]
-
-    # Programs -----------------------------------------------------------------------------
 
     def prepare(self, launches: Sequence[Launch]) -> ShaderReplay:
         return ShaderReplay(self, launches)
@@ -163,9 +104,6 @@ class ShaderDevice:
         )
         self.lane_instructions += cost.lane_instructions
         return cost
-
-    def close(self) -> None:
-        """Nothing is open."""
 
     def _load(self, program: Program) -> tuple[Image, Buffer]:
         known = self._programs.get(program.code)
