@@ -48,7 +48,8 @@ _READY_S = 20.0
 _MAX_USER_VA = 0x7FFF_FFFF_F000
 _CONFIG_MIRROR, _CONFIG_MIRROR_HOPPER, _CONFIG_MIRROR_BYTES = 0x8_8000, 0x9_2000, 0x1000
 _BAR0, _BAR1, _BAR3, _SUBSYSTEM, _REVISION = 0x10, 0x14, 0x1C, 0x2C, 0x08
-_LOG_SHOWN = 256
+_PARKED = 0x8000_0000
+"""In the GSP's mailbox: it could not write to host memory."""
 
 CLASSES: Mapping[Architecture, Classes] = {
     Architecture.AMPERE: Classes(
@@ -159,7 +160,7 @@ class Card:
             BootStep("fmc", "until the GSP is handed over", lambda: self._start.wait_unlocked()),
         ]
         last = [
-            BootStep("firmware", "until GSP-RM says that it is up", self._wait_ready),
+            BootStep("gsp", "until GSP-RM says that it is up", self._wait_ready),
             BootStep("vram", "open the window, and see that it leads to memory", self._open_vram),
             BootStep("addresses", "give the card page tables", self._make_space),
             BootStep("golden", "let it make the context that all others copy", self._make_golden),
@@ -181,14 +182,18 @@ class Card:
         """What the card still tells of itself, for the fields of an error. Raises LinkLost."""
         self.registers.check_alive()
         gsp = self.registers.gsp
-        logs = self._start.pages.read_logs()
-        return {
+        mailbox = int(gsp.MAILBOX0.read())
+        facts: dict[str, Any] = {
             "chip": self.chip.name,
-            "gsp_mailboxes": (int(gsp.MAILBOX0.read()), int(gsp.MAILBOX1.read())),
+            "gsp_mailbox0": mailbox,
+            "gsp_mailbox1": int(gsp.MAILBOX1.read()),
             "gsp_riscv": int(gsp.RISCV_CPUCTL.read()),
             "wpr2_high": int(self.registers.bus.WPR2_ADDR_HI.read()),
-            "logs": {name: data[-_LOG_SHOWN:].hex() for name, data in logs.items()},
+            "logs": self._start.pages.read_logs(),
         }
+        if mailbox == _PARKED:  # else it is an address, and no error
+            facts["mailbox0"] = mailbox
+        return facts
 
     def _run(self, steps: list[BootStep]) -> None:
         self.reports += run_steps(steps, self.link, self.clock, self._progress)

@@ -38,7 +38,7 @@ from exosuit.silicon.nvidia.rm import ChannelParams
 from exosuit.silicon.nvidia.rm_controls import BoostFlags, PerfBoost
 from exosuit.silicon.nvidia.rpc import NO_PASID, Function, PageDirectoryFlags, SetPageDirectory
 
-RING_ENTRIES = 4096
+RING_ENTRIES = 1024
 _CLIENT = 0xC100_0000
 _BOOST_TO_MAX = 2
 _FOR_EVER = 0xFFFF_FFFF

@@ -94,7 +94,7 @@ _PROPERTIES = {
 
 
 class Window:
-    """Memory that the host writes by itself: cleared, in the window, at fixed virtual addresses."""
+    """Memory that the host writes by itself, in the window, at fixed virtual addresses."""
 
     def __init__(self, vram: Vram, space: AddressSpace) -> None:
         self._vram = vram
@@ -103,12 +103,16 @@ class Window:
         space.map(GpuAddress(layout.WINDOW_VA), [(start, layout.WINDOW_BYTES)], system=False)
 
     def take(self, size: int) -> VramAddress:
-        """Cleared memory, whole pages."""
-        reserved = round_up(size, PAGE)
-        address = self._free.take(reserved, PAGE)
+        """Whole pages, with whatever was in them."""
+        address = self._free.take(round_up(size, PAGE), PAGE)
         assert address is not None, "the window is too small for its rings"
-        self._vram.write(address, bytes(reserved))
         return VramAddress(address)
+
+    def take_cleared(self, size: int) -> VramAddress:
+        """Whole pages of zeros."""
+        address = self.take(size)
+        self._vram.write(address, bytes(round_up(size, PAGE)))
+        return address
 
     @staticmethod
     def virtual(address: VramAddress) -> GpuAddress:
@@ -135,12 +139,12 @@ class ChannelMemory:
 
 
 def take_channel(window: Window, ring_bytes: int) -> ChannelMemory:
-    """Memory of one more channel."""
+    """Memory of one more channel. Of its ring, only what was written will ever be read."""
     return ChannelMemory(
         ring=window.take(ring_bytes),
-        userd=window.take(_USERD_BYTES),
-        instance=window.take(PAGE),
-        methods=window.take(_METHOD_BYTES),
+        userd=window.take_cleared(_USERD_BYTES),
+        instance=window.take_cleared(PAGE),
+        methods=window.take_cleared(_METHOD_BYTES),
     )
 
 

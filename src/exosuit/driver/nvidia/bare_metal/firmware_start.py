@@ -150,7 +150,7 @@ class FirmwareStart:
                 cause="it found its memory or the firmware not as it should be: a reset that was"
                 " only half done, or files of another release",
                 next="switch the enclosure off and on; if it stays:  exosuit setup --yes",
-                mailbox=mailbox,
+                mailbox0=mailbox,
                 vram_bytes=self._layout.vram_bytes,
                 wpr_meta=self._meta.explain(),
             )

@@ -78,7 +78,7 @@ def wait_unlocked(registers: Registers, clock: Clock, boot_arguments: int) -> No
         f"the card's FMC did not start the GSP ({error})",
         cause="it was not given what it expects, or the card was booted before and not reset",
         next="switch the enclosure off and on, then  exosuit doctor --report FILE",
-        mailbox=seen[0],
+        mailbox0=seen[0],
         hwcfg2=seen[1],
     )
 

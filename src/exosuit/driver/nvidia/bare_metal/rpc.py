@@ -65,13 +65,17 @@ class FirmwareRpc:
     def call(self, function: Function, payload: bytes, what: str) -> bytes:
         """Put a record and give the payload of its answer. Raises CardHung."""
         self.send(function, payload)
-        answer = self._wait(lambda: self._next_of(function), f"the answer to {what}")
+        try:
+            answer = self._wait(lambda: self._next_of(function), f"the answer to {what}")
+        except CardHung as error:
+            error.fields["function"] = int(function)
+            raise
         if answer.result:
             raise CardHung(
                 f"the card's firmware refuses {what}: {status_name(answer.result)}",
                 cause="it is of another release, or the card is in a state that it cannot use",
                 next="exosuit doctor --report FILE",
-                function=function.name,
+                function=int(function),
                 status=answer.result,
                 **self._describe(),
             )

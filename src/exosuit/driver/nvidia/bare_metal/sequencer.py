@@ -112,7 +112,7 @@ class CpuSequencer:
                 f"SEC2 did not bring the GSP back (mailbox {mailbox:#x})",
                 cause="the card was only half reset, or its firmware does not suit it",
                 next="switch the enclosure off and on, then  exosuit doctor --report FILE",
-                mailbox=mailbox,
+                mailbox0=mailbox,
             )
 
 
