@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 
+from exosuit.silicon import generic
 from exosuit.silicon.nvidia.boot import (
     BUS_KINDS,
     GFW_DONE,
@@ -424,7 +425,7 @@ def _config(product: Product, vram: int, bar: int) -> ConfigSpace:
         vendor=VENDOR_ID,
         device=product.device_id,
         class_code=0x03_0000,
-        subsystem=(VENDOR_ID, 0x1467),
+        subsystem=(generic.VENDOR_ID, generic.DEVICE_ID),
         revision=0xA1,
         bars={
             REGISTER_BAR: BarShape(REGISTER_BYTES, REGISTERS_AT),
