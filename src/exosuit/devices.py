@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from exosuit.driver.amd import AmdDevice
     from exosuit.driver.boot import Progress
     from exosuit.driver.firmware import FirmwareSource
+    from exosuit.driver.nvidia.device import NvidiaDevice
+    from exosuit.program import Program
 
 log = logging.getLogger(__name__)
 
@@ -82,23 +84,19 @@ def open_link_by_name(name: str, settings: Settings) -> PciFunction:
 
 def open_card(link: PciFunction, settings: Settings, progress: Progress | None = None) -> Device:
     """Boot the card behind a link, which the device then owns. Raises CardError or LinkError."""
-    from exosuit.clock import SystemClock
-    from exosuit.driver.amd import AmdDevice, Card
-    from exosuit.driver.boot import silent
-    from exosuit.silicon.amd.chips import VENDOR_ID
+    from exosuit.silicon.pci_ids import AMD, NVIDIA
 
     try:
         vendor = link.read_config(0, 2)
-        if vendor not in (VENDOR_ID, 0xFFFF):
+        if vendor not in (AMD, NVIDIA, 0xFFFF):
             raise UnsupportedCard(
                 f"the card {link.name} is of vendor {vendor:04x}",
-                cause="this version boots AMD cards",
+                cause="this version boots AMD and NVIDIA cards",
                 next="exosuit list",
                 vendor=vendor,
             )
         is_soft = is_software(link)
         hang_s = _seconds(settings) or (_SOFT_HANG_S if is_soft else _HANG_S)
-        source = _firmware_for(settings, is_soft)
         if settings.trace:
             from exosuit.trace.recorder import Recorder
 
@@ -106,26 +104,85 @@ def open_card(link: PciFunction, settings: Settings, progress: Progress | None =
     except BaseException:
         link.close()
         raise
-    card = Card(link, source, SystemClock(), hang_s, progress or silent)
     _end_on_sigterm()
-    device = AmdDevice.boot(link, card)
+    boot = _boot_nvidia if vendor == NVIDIA else _boot_amd
+    device = boot(link, settings, is_soft, hang_s, progress)
     _close_at_exit(device)
     return device
+
+
+def _boot_amd(
+    link: PciFunction, settings: Settings, is_soft: bool, hang_s: float, progress: Progress | None
+) -> AmdDevice:
+    from exosuit.clock import SystemClock
+    from exosuit.driver.amd import AmdDevice, Card
+    from exosuit.driver.boot import silent
+    from exosuit.softcard.amd.firmware import SyntheticFirmware
+
+    source = SyntheticFirmware() if is_soft else _stored_firmware(settings)
+    card = Card(link, source, SystemClock(), hang_s, progress or silent)
+    return AmdDevice.boot(link, card)
+
+
+def _boot_nvidia(
+    link: PciFunction, settings: Settings, is_soft: bool, hang_s: float, progress: Progress | None
+) -> NvidiaDevice:
+    from exosuit.clock import SystemClock
+    from exosuit.driver.boot import silent
+    from exosuit.driver.nvidia.bare_metal import BareMetalRoute, Card
+    from exosuit.driver.nvidia.device import NvidiaDevice
+    from exosuit.softcard.nvidia.firmware import SyntheticFirmware
+
+    source = SyntheticFirmware() if is_soft else _stored_firmware(settings)
+    card = Card(
+        link, source, SystemClock(), progress or silent,
+        is_pinned=not is_soft and _is_behind_intel(link.name),
+    )  # fmt: skip
+    route = BareMetalRoute.boot(card, hang_s)
+    return NvidiaDevice.start(route, _stand_in if is_soft else _assemble)
+
+
+def _stand_in(program: Program) -> bytes:
+    """PTX in the shape of a cubin: what a software card runs in place of machine code."""
+    from exosuit.softcard.nvidia.image import stand_in
+
+    return stand_in(program.code, program.entry, program.target)
+
+
+def _assemble(program: Program) -> bytes:
+    """Machine code of a program that no pack has, by ptxas where it is installed."""
+    from exosuit.kernel.assembler import Assembler
+
+    return Assembler().cubin(program)
+
+
+def _is_behind_intel(name: str) -> bool:
+    """Whether one of Intel's Thunderbolt bridges that do not survive a retrained link is above."""
+    from exosuit.advise.checks_nvidia import INTEL_BRIDGES
+    from exosuit.link.find import bridges_above
+
+    return not INTEL_BRIDGES.isdisjoint(bridges_above(name.removeprefix("pci:")))
 
 
 def explain_device(device: Device) -> list[str]:
     """How the device was started, for `--explain`; nothing to tell of the host."""
     from exosuit.driver.amd import AmdDevice
     from exosuit.driver.boot import explain
+    from exosuit.driver.nvidia.bare_metal import BareMetalRoute
+    from exosuit.driver.nvidia.device import NvidiaDevice
 
-    if not isinstance(device, AmdDevice):
+    if isinstance(device, AmdDevice):
+        card, link = device.card, device.link
+    elif isinstance(device, NvidiaDevice) and isinstance(device.route, BareMetalRoute):
+        card, link = device.route.card, device.route.link
+    else:
         return []
-    card, crossed = device.card, device.link.counters
+    crossed = link.counters
     return [
         f"found {card.found.value}, with {human_bytes(card.vram_bytes)} of memory;"
         f" {crossed.round_trips} reads and {crossed.writes} writes so far",
         "firmware: none is needed by a software card, whose pieces are made up on the spot"
-        if is_software(device.link)
+        if is_software(link)
         else "firmware: the vendor's, from the folder that exosuit setup fills, hashes checked",
         *explain(card.reports),
     ]
@@ -138,11 +195,7 @@ def is_software(link: PciFunction) -> bool:
     return link.read_config(_SUBSYSTEM, 4) == DEVICE_ID << 16 | VENDOR_ID
 
 
-def _firmware_for(settings: Settings, is_soft: bool) -> FirmwareSource:
-    if is_soft:
-        from exosuit.softcard.amd.firmware import SyntheticFirmware
-
-        return SyntheticFirmware()
+def _stored_firmware(settings: Settings) -> FirmwareSource:
     from exosuit.advise.firmware import StoredFirmware
 
     return StoredFirmware(settings.firmware)
@@ -211,11 +264,11 @@ def _ready_cards(settings: Settings) -> Iterable[tuple[str, str]]:
     return [(row["device"], row["name"]) for row in ready]
 
 
-_open_cards: list[AmdDevice] = []
+_open_cards: list[AmdDevice | NvidiaDevice] = []
 """Held until they are closed: a card that its owner merely forgot must be stopped, too."""
 
 
-def _close_at_exit(device: AmdDevice) -> None:
+def _close_at_exit(device: AmdDevice | NvidiaDevice) -> None:
     """Stop the card when the process ends, also by SIGTERM: it must not go on touching memory."""
     if not _open_cards:
         atexit.register(_close_all)

@@ -13,6 +13,7 @@ from pathlib import Path
 from exosuit.silicon.pci import LINK_SPEEDS, ClassCode
 
 SYSFS = Path("/sys/bus/pci/devices")
+_BRIDGE = 0x0604
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,21 @@ def read_bars(folder: Path) -> dict[int, tuple[int, int, int]]:
         if end > start:
             bars[index] = (start, end - start + 1, flags)
     return bars
+
+
+def bridges_above(name: str, devices: Path = SYSFS) -> list[tuple[int, int]]:
+    """Vendor and device of each bridge above a function, the nearest first.
+
+    Empty where the system does not tell, as for cards behind a socket.
+    """
+    folder = devices / name
+    if not name or not folder.exists():
+        return []
+    return [
+        (_number(parent / "vendor") or 0, _number(parent / "device") or 0)
+        for parent in folder.resolve().parents
+        if (_number(parent / "class") or 0) >> 8 == _BRIDGE
+    ]
 
 
 def _is_tunnelled(folder: Path) -> bool | None:
