@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.softcard.libcuda import Libcuda
+from tests.softcard.ptx_ops.conftest import EVERYTHING
 from tests.softcard.test_models_gfx import (
     cache,
     test_decoding_reads_nothing_from_the_card,
@@ -23,9 +24,11 @@ from exosuit.driver.cuda import CudaDevice
 from exosuit.driver.device import Device
 from exosuit.kernel import Target
 
-__all__ = [
-    "cache", "test_decoding_reads_nothing_from_the_card", "test_smollm2", "test_stories",
-]  # fmt: skip
+__all__ = ["cache", "test_decoding_reads_nothing_from_the_card", "test_stories"]
+
+
+if not EVERYTHING:  # a minute for what test_models_ptx has as well
+    del test_smollm2
 
 
 @pytest.fixture(scope="module")

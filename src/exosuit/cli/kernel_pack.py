@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from exosuit.cli import render
@@ -12,12 +13,17 @@ from exosuit.errors import ExosuitError, UsageError
 from exosuit.kernel import ProgramCache, Target
 from exosuit.kernel.assembler import Assembler
 from exosuit.kernel.packs import FOLDER, TARGETS, Pack, Wanted, make_pack
+from exosuit.models.decoder import CacheKind
 from exosuit.models.inventory import programs_of
+from exosuit.ops.attention_tile import Attention
 from exosuit.ops.gpu.typical import typical_launches
 from exosuit.units import human_bytes
 
-GROUPS = (28, 46, 82, 108, 128, 132, 170)
-"""Multiprocessors of cards from an RTX 3060 to an RTX 5090; splits of attention depend on them."""
+PARALLEL_GROUPS = 264
+"""Of the card that models are recorded for; only the splits of attention depend on it."""
+CACHES: tuple[CacheKind, ...] = ("f16", "q8")
+MOST_SPLITS = 16
+"""The pages of a decoding token are dealt to at most so many workgroups."""
 
 
 def write_packs(arguments: argparse.Namespace) -> None:
@@ -58,9 +64,25 @@ def packed(target: Target, models: Sequence[Path], assembler: Assembler) -> byte
     """The pack of typical launches and of these models, on cards of every size."""
     wanted = [Wanted.of(each.kernel, each.static) for each in typical_launches(target)]
     for model in models:
-        wanted += programs_of(model, target, GROUPS)
+        for each in programs_of(model, target, (PARALLEL_GROUPS,), cache_kinds=CACHES):
+            wanted += every_split(each)
     with tempfile.TemporaryDirectory() as folder:
         return make_pack(wanted, target, assembler, ProgramCache(Path(folder)))
+
+
+def every_split(wanted: Wanted) -> list[Wanted]:
+    """The program; of a split attention, that of every number of splits.
+
+    How many there are depends on the card and on the context that somebody asks for.
+    """
+    static = dict(wanted.static)
+    shape = static.get("shape")
+    if not isinstance(shape, Attention) or shape.splits == 1:
+        return [wanted]
+    return [
+        Wanted.of(wanted.kernel, static | {"shape": replace(shape, splits=splits)})
+        for splits in range(1, MOST_SPLITS + 1)
+    ]
 
 
 def _write(file: Path, content: bytes) -> None:

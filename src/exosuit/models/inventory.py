@@ -23,8 +23,8 @@ from exosuit.ops.programs import Programs
 from exosuit.ops.variants import variant
 from exosuit.program import Program
 
-STEPS = (1, 2, 4, 8, 16, 512)
-"""Tokens of the steps that are recorded: decoding, few sequences, a long prompt."""
+STEPS = (1, 2, 4, 8, 16, 48, 512)
+"""Tokens of the steps that are recorded: decoding, few sequences, prompts of odd and even tiles."""
 
 
 class HollowDevice:
