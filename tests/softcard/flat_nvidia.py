@@ -298,4 +298,12 @@ def start(target: str = "sm_86", **options: object) -> NvidiaDevice:
     clock = RunningClock()
     route = FlatRoute(target, clock=clock, **options)  # type: ignore[arg-type]
     clock.work = route.executor.run
-    return NvidiaDevice.start(route, assemble)
+    return NvidiaDevice.start(route, assemble, takes_cubins=False)
+
+
+def start_other(target: str, compiled_for: str, **options: object) -> NvidiaDevice:
+    """The same, but it takes PTX made for another target, so that one translation does for many."""
+    device = start(target, **options)
+    device.target = compiled_for
+    device.assemble = lambda program: stand_in(program.code, program.entry, target)
+    return device

@@ -36,13 +36,15 @@ _COMPUTE_SIGNAL, _COPY_SIGNAL = 0, 1
 class NvidiaDevice(PlacedDevice[Memory]):
     """A card that is up. Implements `Device`; closing it stops the route.
 
-    assemble  makes cubins of programs that are none yet
+    assemble      makes cubins of programs that are none yet
+    takes_cubins  whether the card runs machine code; software cards run PTX in its place
     """
 
-    def __init__(self, route: Route, assemble: Assemble) -> None:
+    def __init__(self, route: Route, assemble: Assemble, takes_cubins: bool = True) -> None:
         facts = route.facts
         self.name = route.name
         self.target = facts.target
+        self.takes_cubins = takes_cubins
         self.memory_bytes = facts.vram_bytes
         self.parallel_groups = 2 * facts.sm_count
         self.route = route
@@ -51,17 +53,17 @@ class NvidiaDevice(PlacedDevice[Memory]):
         self._copy_queue = Queue(route, route.copy, self.waiting, _COPY_SIGNAL)
         super().__init__(route, Copies(route, self._copy_queue))
         self._scratch = Scratch(route, self.compute)
-        self._assemble = assemble
+        self.assemble = assemble
         sm = int(facts.target.removeprefix("sm_"))
         version = sass_version(facts.sm_version)
         self._chip = Chip(sm, version, layout(route.compute.engine_class))
         self._programs: dict[tuple[bytes, str], Loaded] = {}
 
     @classmethod
-    def start(cls, route: Route, assemble: Assemble) -> NvidiaDevice:
+    def start(cls, route: Route, assemble: Assemble, takes_cubins: bool = True) -> NvidiaDevice:
         """Set up both channels and see that they answer; the route is stopped where that fails."""
         try:
-            device = cls(route, assemble)
+            device = cls(route, assemble, takes_cubins)
             device.greet()
         except BaseException:
             with contextlib.suppress(ExosuitError):
@@ -133,7 +135,7 @@ class NvidiaDevice(PlacedDevice[Memory]):
         key = program.code, program.entry
         placed = self._programs.get(key)
         if placed is None:
-            kernel = read(program, self._chip.sm, self._assemble)
+            kernel = read(program, self._chip.sm, self.assemble)
             size = len(kernel.code) + CODE_PADDING
             memory = self.route.take_low(size, f"program {program.name}")
             self.route.flush()
