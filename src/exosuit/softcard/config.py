@@ -89,13 +89,19 @@ class ConfigSpace:
         self._data[offset : offset + size] = value.to_bytes(size, "little")
 
     def reset(self, *, restore: bool) -> None:
-        """As after a function reset; `restore` puts BARs and command back, as an OS would."""
+        """As after a function reset; `restore` puts BARs with their sizes and command back, as an
+        operating system would.
+        """
         kept = {bar: self.address(bar) for bar in self.shapes}
+        sizes = dict(self._sizes)
         command = self.command
         self._data[:] = self._power_on
         self._sizes = {index: shape.size for index, shape in self.shapes.items()}
         for bar, shape in self.shapes.items():
+            self._mask_bar(bar)
             self._place(bar, kept[bar] if restore else 0, shape.is_64)
+            if restore:
+                self.resize(bar, sizes[bar])
         memory_on = restore and command.memory_space
         self._data[4:6] = Command(memory_space=memory_on).encode()
 

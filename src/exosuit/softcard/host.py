@@ -51,11 +51,13 @@ class HostMemory:
     """Everything that is mapped for one card.
 
     limit     most bytes that one client may have mapped
+    pieces    in so many segments comes what need not be contiguous; an IOMMU makes it one
     on_unmap  called with memory that is about to go: who keeps addresses of it must drop them
     """
 
     def __init__(self, limit: int = 8 * GiB) -> None:
         self.limit = limit
+        self.pieces = PIECES
         self.on_unmap: Callable[[memoryview], None] = lambda view: None
         self.mappings: dict[int, Mapping] = {}
         self._starts: list[int] = []
@@ -140,7 +142,7 @@ class HostMemory:
 
     def _scatter(self, size: int, contiguous: bool) -> list[Segment]:
         pages = size // PAGE
-        per_piece = pages if contiguous else max(-(-pages // PIECES), 1)
+        per_piece = pages if contiguous else max(-(-pages // self.pieces), 1)
         segments: list[Segment] = []
         for first in range(0, pages, per_piece):
             length = min(per_piece, pages - first) * PAGE
