@@ -139,7 +139,8 @@ def _boot_nvidia(
         is_pinned=not is_soft and _is_behind_intel(link.name),
     )  # fmt: skip
     route = BareMetalRoute.boot(card, hang_s)
-    return NvidiaDevice.start(route, _stand_in if is_soft else _assemble)
+    assemble = _stand_in if is_soft else _assemble
+    return NvidiaDevice.start(route, assemble, takes_cubins=not is_soft)
 
 
 def _stand_in(program: Program) -> bytes:
