@@ -352,7 +352,7 @@ class NvidiaCard(SoftCard):
         self.executor.power_on()
         self.objects.clear()
         self._spaces.clear()
-        for part in (self.boot, self.gsp, self.gsp_falcon, self.sec2, self.fsp):
+        for part in (self.boot, self.gsp, self.gsp_falcon, self.sec2, self.fsp, self.memory_window):
             if part is not None:
                 part.power_on()
         self.protected.lower()

@@ -113,12 +113,28 @@ class MemoryWindow:
         self._protected = protected
         self._refuse = refuse
         self._has_block_low = has_block_low
+        self._is_open = True
+        names = ("BAR1_BLOCK", "BAR1_BLOCK_LOW")[: 1 + has_block_low]
+        for name in names:
+            registers.on_write(name, lambda index, value, name=name: self._blocks(name, value))
 
     def close(self) -> None:
         """The firmware takes it: what the host reads there is translated from now on."""
         self._registers.put("BAR1_BLOCK", BarBlock(pointer=1, is_virtual=True))
         if self._has_block_low:
             self._registers.put("BAR1_BLOCK_LOW", BarBlockLow(pointer=1, is_virtual=True))
+        self._is_open = False
+
+    def power_on(self) -> None:
+        """Nothing is translated."""
+        self._is_open = True
+
+    def _blocks(self, register: str, value: int) -> int:
+        """One of the registers is written; all of both must be 0."""
+        self._registers.put(register, value)
+        names = ("BAR1_BLOCK", "BAR1_BLOCK_LOW")[: 1 + self._has_block_low]
+        self._is_open = not any(self._registers.get(name) for name in names)
+        return value
 
     def view(self, offset: int, size: int) -> memoryview | None:
         return self._memory[offset : offset + size] if self._why_not(offset, size) == "" else None
@@ -138,12 +154,7 @@ class MemoryWindow:
         self._memory[offset : offset + len(data)] = data
 
     def _why_not(self, offset: int, size: int) -> str:
-        block = BarBlock(self._registers.get("BAR1_BLOCK"))
-        closed = block.is_virtual or block.pointer or block.target
-        if self._has_block_low:
-            low = BarBlockLow(self._registers.get("BAR1_BLOCK_LOW"))
-            closed = closed or low.is_virtual or low.pointer or low.target
-        if closed:
+        if not self._is_open:
             return "which is translated"
         if not self._protected.is_free(offset, size):
             return "which is protected, or not local memory"
