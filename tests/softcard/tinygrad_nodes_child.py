@@ -65,11 +65,22 @@ def prepare(model: SoftKernelDriver) -> None:
 
     class StandIns(compiler_cuda.PTXCompiler):
         def compile(self, src):
-            text = super().compile(src).decode()
+            text = plain_names(super().compile(src).decode())
             name = text.partition(".visible .entry")[2].split("(")[0].strip()
             return stand_in(text.encode(), name, self.arch)
 
     compiler_cuda.NVPTXCompiler = StandIns
+
+
+def plain_names(text: str) -> str:
+    """The same PTX with names and types of registers as LLVM writes them, as the model reads them."""
+    letters = str.maketrans("0123456789", "abcdefghij", "_")
+    text = re.sub(
+        r"%([a-z]+_[a-z]*\d*_)(?=\d|<)", lambda name: f"%{name[1].translate(letters)}", text
+    )
+    text = re.sub(r"(\.reg\s+)\.[sufb](8|16|32|64)\b", r"\1.b\2", text)
+    text = re.sub(r"(, local\d+)\[0\];", r"\1;", text)
+    return re.sub(r"(\.reg\s+\.b32\s+%[lg]idx)(\d);", r"\1<\2>;", text)
 
 
 def boot() -> None:
@@ -126,7 +137,12 @@ def main() -> None:
     model = SoftKernelDriver(ModelOptions(version=version, cards=(card,), strict=False))
     prepare(model)
     for work in works.split(","):
-        globals()[work]()
+        try:
+            globals()[work]()
+        except RuntimeError as error:
+            faults = [fault.detail for card in model.cards for fault in card.faults]
+            os.write(2, f"{error}\n{faults}\n{model.notes}\n".encode())
+            os._exit(1)
         print("done", work, flush=True)
     for note in dict.fromkeys(model.notes):
         print("note", note, flush=True)

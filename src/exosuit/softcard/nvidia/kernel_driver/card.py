@@ -82,6 +82,8 @@ class ModelCard:
         self.uuid = sha256(f"{product.name} {index}".encode()).digest()[:16]
         self.memory = Pool(f"vram of {product.name}", vram, is_host=False)
         self.reports = Reports()
+        self.faults: list[Fault] = []
+        """What stopped channels, in words that no driver gets."""
         self.channels: dict[int, ChannelState] = {}
         self.is_lost = False
         self._refuse = refuse
@@ -150,6 +152,7 @@ class ModelCard:
     # What goes wrong.
 
     def _faulted(self, fault: Fault) -> None:
+        self.faults.append(fault)
         if isinstance(fault, MmuFault):
             access = AccessType.WRITE if fault.write else AccessType.READ
             page = fault.address & ~(PAGE - 1)  # the card reports pages
