@@ -73,7 +73,7 @@ def prepare(model: SoftKernelDriver) -> None:
 
 
 def plain_names(text: str) -> str:
-    """The same PTX with names and types of registers as LLVM writes them, as the model reads them."""
+    """The same PTX with registers named and typed as LLVM does, which the model reads."""
     letters = str.maketrans("0123456789", "abcdefghij", "_")
     text = re.sub(
         r"%([a-z]+_[a-z]*\d*_)(?=\d|<)", lambda name: f"%{name[1].translate(letters)}", text
