@@ -245,6 +245,7 @@ class Resources:
             del found.parent.children[found.handle]
 
     def _refused(self, what: str, error: RmError) -> Status:
-        if self._refuse is not None:
+        # Running out of memory is nobody's mistake.
+        if self._refuse is not None and error.status != Status.NO_MEMORY:
             self._refuse(f"{what}: {error}")
         return error.status
