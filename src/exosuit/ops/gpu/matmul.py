@@ -14,6 +14,7 @@ the sum of the activations. Activations come from `ops.gpu.activations.quantise_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from exosuit.kernel import (
@@ -129,12 +130,10 @@ def _multiply(
     def turn(first: Value, count: int) -> None:
         for b in range(count):
             here = activation.of_block(first + b)
-            for g, panel in enumerate(panels):
-                place = panel.at(first * block_bytes).at(b * block_bytes)
-                record = Record(place, lane, format.fields, streaming=True)
-                for parts, (whole, factor, constant) in zip(
-                    totals, block_products(record, here, format), strict=True
-                ):
+            places = [panel.at(first * block_bytes).at(b * block_bytes) for panel in panels]
+            records = [Record(place, lane, format.fields, streaming=True) for place in places]
+            for g, products in enumerate(block_products(records, here, format)):
+                for parts, (whole, factor, constant) in zip(totals, products, strict=True):
                     product = fma(whole, factor, parts[g].value)
                     parts[g].value = product if constant is None else product + constant
 
@@ -250,44 +249,78 @@ Part = tuple[Value, Value, Value | None]
 """For one token: the dot as f32, its factor, a constant to add."""
 
 
-def block_products(record: Record, here: Activation, format: Format) -> list[Part]:
-    """The products of this lane's row with each token, over one block."""
+def block_products(records: list[Record], here: Activation, format: Format) -> list[list[Part]]:
+    """For each record the products of this lane's row with each token, over one block.
+
+    The records go through their quants side by side, so that activations are needed only once and
+    not for long.
+    """
     if format.has_sub_scales:
-        return _scaled_block(record, here, format)
-    sums = [here.start(0, m) for m in range(here.tokens)]
-    for index, quants in format.quants(record, 0):
-        sums = [dot4(quants, here.group(index, m), total) for m, total in enumerate(sums)]
-    factor = format.factor(record)
-    parts: list[Part] = []
-    for m, total in enumerate(sums):
-        scale = here.scale(m)
-        constant = None
-        if format.has_minimum:
-            constant = format.minimum_factor(record) * (scale * here.sum(0, m))
-        parts.append((total.to(f32), factor * scale, constant))
-    return parts
+        return _scaled_block(records, here, format)
+    sums = [[here.start(0, m) for m in range(here.tokens)] for _ in records]
+    for index, rows in _side_by_side(records, format, 0):
+        sums = [
+            [dot4(quants, here.group(index, m), total) for m, total in enumerate(line)]
+            for quants, line in zip(rows, sums, strict=True)
+        ]
+    found: list[list[Part]] = []
+    for record, line in zip(records, sums, strict=True):
+        factor = format.factor(record)
+        parts: list[Part] = []
+        for m, total in enumerate(line):
+            scale = here.scale(m)
+            constant = None
+            if format.has_minimum:
+                constant = format.minimum_factor(record) * (scale * here.sum(0, m))
+            parts.append((total.to(f32), factor * scale, constant))
+        found.append(parts)
+    return found
 
 
-def _scaled_block(record: Record, here: Activation, format: Format) -> list[Part]:
-    """A block whose sub-blocks have integer scales (and minima): each dot is exact in f32."""
-    scales = [four[k].to(f32) for four in format.sub_scales(record) for k in range(4)]
-    totals = [zeros(f32) for _ in range(here.tokens)]
+def _side_by_side(
+    records: list[Record], format: Format, chunk: int
+) -> Iterator[tuple[int, list[Value]]]:
+    """Four neighbouring quants of each record, with their number in the chunk."""
+    for steps in zip(*(format.quants(record, chunk) for record in records), strict=True):
+        yield steps[0][0], [quants for _, quants in steps]
+
+
+def _scaled_block(records: list[Record], here: Activation, format: Format) -> list[list[Part]]:
+    """Blocks whose sub-blocks have integer scales (and minima): each dot is exact in f32."""
+    scales = [
+        [four[k].to(f32) for four in format.sub_scales(record) for k in range(4)]
+        for record in records
+    ]
+    totals = [[zeros(f32) for _ in range(here.tokens)] for _ in records]
+    sums: list[list[Value]] = []
     groups = format.sub // 4
     for chunk in range(format.block // format.chunk):
-        sums: list[Value] = []
         first = chunk * format.chunk // 4
-        for index, quants in format.quants(record, chunk):
+        for index, rows in _side_by_side(records, format, chunk):
             sub, place = divmod(first + index, groups)
             if place == 0:
-                sums = [here.start(sub, m) for m in range(here.tokens)]
+                sums = [[here.start(sub, m) for m in range(here.tokens)] for _ in records]
             sums = [
-                dot4(quants, here.group(first + index, m), total) for m, total in enumerate(sums)
+                [dot4(quants, here.group(first + index, m), total) for m, total in enumerate(line)]
+                for quants, line in zip(rows, sums, strict=True)
             ]
             if place == groups - 1:
                 totals = [
-                    fma(part.to(f32), scales[sub], total)
-                    for part, total in zip(sums, totals, strict=True)
+                    [
+                        fma(part.to(f32), scale[sub], total)
+                        for part, total in zip(line, whole, strict=True)
+                    ]
+                    for line, whole, scale in zip(sums, totals, scales, strict=True)
                 ]
+    return [
+        _with_minima(record, line, here, format)
+        for record, line in zip(records, totals, strict=True)
+    ]
+
+
+def _with_minima(
+    record: Record, totals: list[Value], here: Activation, format: Format
+) -> list[Part]:
     factor = format.factor(record)
     minima: list[Value] = []
     if format.has_minimum:
