@@ -19,14 +19,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from exosuit.advise import footprint
-from exosuit.advise.limits import DeviceLimits
 from exosuit.engine.batch import Run, Sampling
 from exosuit.engine.runner import DeviceRunner
 from exosuit.models.gguf import GgufFile
 
 _PAUSE_S = 0.3
 _WARM_TOKENS = 4
-_PROMPT_BEFORE_DECODE = 32
+PROMPT_BEFORE_DECODE = 32
+PAGE = 64
+_GREEDY = Sampling(temperature=0.0)
+
+
+class Limits(Protocol):
+    """What a device can do at most; `arithmetic` for weights that mostly are floats, or not."""
+
+    @property
+    def read_gb_s(self) -> float: ...
+
+    def arithmetic(self, floats: bool) -> float: ...
 
 
 class Contender(Protocol):
@@ -57,13 +67,17 @@ class Contender(Protocol):
 
 @dataclass
 class Ours:
-    """A runner; every decoded token is sampled (greedily) and read, as in real use."""
+    """A runner; every decoded token is sampled (greedily) and read, as in real use.
+
+    filled  tokens that are in the context when decoding is timed
+    """
 
     runner: DeviceRunner
     device: str
     threads: int
     load_s: float
     engine: str = "exosuit"
+    filled: int = PROMPT_BEFORE_DECODE
 
     def prefill(self, tokens: int) -> float:
         start = time.perf_counter()
@@ -71,30 +85,57 @@ class Ours:
         return time.perf_counter() - start
 
     def decode(self, tokens: int, after_each: Callable[[], None] = lambda: None) -> list[float]:
-        token = self._prompt(_PROMPT_BEFORE_DECODE)
+        token = self._prompt(self.filled)
         seconds: list[float] = []
-        for position in range(_PROMPT_BEFORE_DECODE, _PROMPT_BEFORE_DECODE + tokens):
+        for position in range(self.filled, self.filled + tokens):
             start = time.perf_counter()
             token = self._run((token,), position)
             seconds.append(time.perf_counter() - start)
             after_each()
         return seconds
 
+    def decode_batch(self, sequences: int, tokens: int) -> list[float]:
+        """Seconds for each step in which so many sequences decode a token each.
+
+        All of them have a prompt of their own, and pages that nobody shares.
+        """
+        each = -(-(self.filled + tokens + 1) // PAGE)
+        pages = [tuple(range(each * slot, each * (slot + 1))) for slot in range(sequences)]
+        latest: list[int] = []
+        for mine in pages:
+            sampled = 0
+            for start, chunk in self._chunks(self.filled):
+                sampled = self._run_all([Run(len(latest), chunk, start, mine, _GREEDY)])[0]
+            latest.append(sampled)
+        seconds: list[float] = []
+        for position in range(self.filled, self.filled + tokens):
+            start = time.perf_counter()
+            latest = self._run_all(
+                [Run(k, (token,), position, pages[k], _GREEDY) for k, token in enumerate(latest)]
+            )
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
     def close(self) -> None:
         self.runner.close()
 
+    def _chunks(self, tokens: int) -> list[tuple[int, tuple[int, ...]]]:
+        size, prompt = self.runner.max_step_tokens, prompt_tokens(tokens, self.runner.vocabulary)
+        return [(start, prompt[start : start + size]) for start in range(0, tokens, size)]
+
+    def _run_all(self, runs: list[Run]) -> list[int]:
+        found = self.runner.run(runs)
+        return [sampled.token for sampled in found if sampled is not None]
+
     def _prompt(self, tokens: int) -> int:
-        size, sampled = self.runner.max_step_tokens, 0
-        prompt = prompt_tokens(tokens, self.runner.vocabulary)
-        for start in range(0, tokens, size):
-            sampled = self._run(prompt[start : start + size], start)
+        sampled = 0
+        for start, chunk in self._chunks(tokens):
+            sampled = self._run(chunk, start)
         return sampled
 
     def _run(self, tokens: tuple[int, ...], start: int) -> int:
-        pages = tuple(range(-(-(start + len(tokens)) // 64)))
-        sampled = self.runner.run([Run(0, tokens, start, pages, Sampling(temperature=0.0))])[0]
-        assert sampled is not None
-        return sampled.token
+        pages = tuple(range(-(-(start + len(tokens)) // PAGE)))
+        return self._run_all([Run(0, tokens, start, pages, _GREEDY)])[0]
 
 
 @dataclass
@@ -107,13 +148,14 @@ class Peer:
     vocabulary: int
     engine: str = "llama.cpp"
     device: str = "cpu"
+    filled: int = PROMPT_BEFORE_DECODE
 
     def prefill(self, tokens: int) -> float:
         self.model.clear()
         return float(self.model.prefill(list(prompt_tokens(tokens, self.vocabulary))))
 
     def decode(self, tokens: int) -> list[float]:
-        self.prefill(_PROMPT_BEFORE_DECODE)
+        self.prefill(self.filled)
         return [float(self.model.decode(k % 1000 + 10)) for k in range(tokens)]
 
     def close(self) -> None:
@@ -162,7 +204,7 @@ def measure(
 
 
 def result(
-    contender: Contender, rounds: _Rounds, file: GgufFile, limits: DeviceLimits | None
+    contender: Contender, rounds: _Rounds, file: GgufFile, limits: Limits | None
 ) -> dict[str, Any]:
     """One row of `bench --json`."""
     need = footprint.from_header(file.path.name, file.metadata, file.tensors)
@@ -190,14 +232,14 @@ def result(
     }
 
 
-def _arithmetic(file: GgufFile, limits: DeviceLimits) -> float:
+def _arithmetic(file: GgufFile, limits: Limits) -> float:
     """The limit that the model's arithmetic is held to: bytes for quantised weights, or f32."""
     floats = {"F32", "F16", "BF16"}
     sizes = {True: 0, False: 0}
     for tensor in file.tensors.values():
         if len(tensor.shape) > 1:
             sizes[tensor.type.label in floats] += tensor.size_bytes
-    return limits.f32_gflop_s if sizes[True] > sizes[False] else limits.int8_gop_s
+    return limits.arithmetic(sizes[True] > sizes[False])
 
 
 def _spread(values: list[float]) -> list[float]:

@@ -54,6 +54,10 @@ class DeviceLimits:
     int8_gop_s: float
     f32_gflop_s: float
 
+    def arithmetic(self, floats: bool) -> float:
+        """What prefill is held to: f32 where the weights are floats, else products of bytes."""
+        return self.f32_gflop_s if floats else self.int8_gop_s
+
     def or_better(self, other: DeviceLimits) -> DeviceLimits:
         """The best of both in each respect: a limit is the most that was ever seen."""
         return DeviceLimits(

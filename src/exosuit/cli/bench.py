@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from exosuit.cli import render
+from exosuit.cli.bench_card import Watched, limits_told, tell_cards
 from exosuit.cli.command import Subparsers, add_command
 from exosuit.errors import UsageError
 from exosuit.settings import Settings
@@ -27,6 +28,7 @@ def register(subparsers: Subparsers[Any]) -> None:
     parser.add_argument("--device", action="append", help="device; may repeat (default: cpu)")
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt")
     parser.add_argument("--generate", type=int, default=128, help="tokens decoded in a round")
+    parser.add_argument("--filled", type=int, default=32, help="tokens in the context before it")
     parser.add_argument("--repeat", type=int, default=5, help="rounds")
     parser.add_argument("--threads", type=int, action="append", help="threads; may repeat")
     parser.add_argument("--against", action="append", choices=_PEERS, help="a peer to interleave")
@@ -36,7 +38,7 @@ def register(subparsers: Subparsers[Any]) -> None:
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
-    for name in ("prompt", "generate", "repeat"):
+    for name in ("prompt", "generate", "filled", "repeat"):
         if getattr(arguments, name) < 1:
             raise UsageError(
                 f"--{name} is {getattr(arguments, name)}",
@@ -73,45 +75,40 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     )  # fmt: skip
     for line in ratios(document["results"]):
         render.text(line)
+    tell_cards(document["results"])
     return 0
 
 
 def measure(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     """The document of `bench --json`."""
-    from dataclasses import asdict
-
     from exosuit import open_device
     from exosuit.advise import bench
-    from exosuit.advise.limits import DeviceLimits, measure_limits
     from exosuit.engine.runner import open_runner
-    from exosuit.kernel import Target
     from exosuit.models.gguf import GgufFile
     from exosuit.models.pull import resolve_model
     from exosuit.models.store import Store
-    from exosuit.ops.programs import Programs
 
     path = resolve_model(arguments.model, Store(settings.model_store), progress=render.Bar())
-    context = max(arguments.prompt, 32 + arguments.generate) + 1
+    context = max(arguments.prompt, arguments.filled + arguments.generate) + 1
     contenders: list[bench.Contender] = []
-    limits: dict[int, DeviceLimits] = {}
-    devices: dict[int, tuple[Device, Programs]] = {}
+    watched: dict[tuple[str, int], Watched] = {}
 
     def measure_each() -> None:
-        """Machines that are shared change from minute to minute; the limit is the best seen."""
-        for count, (device, programs) in devices.items():
-            found = measure_limits(device, programs)
-            limits[count] = found.or_better(limits[count]) if count in limits else found
+        for one in watched.values():
+            one.measure()
 
     with GgufFile.open(path) as file:
         for name in arguments.device or ["cpu"]:
             for threads in arguments.threads or [None]:
                 device = open_device(name, settings, threads)
                 count = device.parallel_groups
-                devices[count] = (device, Programs(Target.named(device.target), None))
+                watched[device.name, count] = Watched(device)
                 _, runner, timings = open_runner(
                     path, device, settings.cache / "programs", context=context
                 )
-                contenders.append(bench.Ours(runner, device.name, count, timings.load_s))
+                contenders.append(
+                    bench.Ours(runner, device.name, count, timings.load_s, filled=arguments.filled)
+                )
                 vocabulary = runner.vocabulary
                 if arguments.against:
                     peer = bench.open_peer(path, count, context, 512, vocabulary)
@@ -121,22 +118,25 @@ def measure(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]
                             cause="it is measured through the package xllamacpp",
                             next="pip install xllamacpp",
                         )
+                    peer.filled = arguments.filled
                     contenders.append(peer)
         with bench.busy(arguments.busy):
             rounds = bench.measure(
                 contenders, arguments.prompt, arguments.generate, arguments.repeat, render.note,
                 measure_each,
             )  # fmt: skip
-        results = [
-            bench.result(contender, found, file, limits.get(contender.threads))
-            for contender, found in zip(contenders, rounds, strict=True)
-        ]
+        results: list[dict[str, Any]] = []
+        for contender, found in zip(contenders, rounds, strict=True):
+            seen = watched.get((contender.device, contender.threads))
+            row = bench.result(contender, found, file, seen.limits if seen else None)
+            if seen is not None and isinstance(contender, bench.Ours):
+                row |= seen.told(contender.runner, file)
+            results.append(row)
         name = file.path.name
     for contender in contenders:
         contender.close()
-    seen = {str(count): asdict(found) for count, found in limits.items()}
     return {
-        "machine": machine(arguments.busy) | {"limits_by_threads": seen},
+        "machine": machine(arguments.busy) | {"limits_by_threads": limits_told(watched)},
         "model": name,
         "results": results,
     }

@@ -160,6 +160,10 @@ class Model:
             self._recordings[tokens, rows, continues, masked] = replay
         return replay
 
+    def record(self, tokens: int, rows: int, continues: bool) -> Graph:
+        """The graph of a step, for those who look at its launches; `recording` has it prepared."""
+        return self._record(tokens, rows, continues, self._workspace)
+
     def attention_tile(self, tokens: int) -> int:
         """Most tokens of one of a step's attention tiles."""
         return attention_tile(tokens, self._architecture.heads.repeat, self._programs.target)

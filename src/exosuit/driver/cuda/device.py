@@ -54,6 +54,16 @@ class CudaDevice(PlacedDevice[Allocation]):
         super().__init__(self._allocator, self._staging)
 
     @property
+    def title(self) -> str:
+        """The card's name, as its maker has it."""
+        return self.context.title
+
+    @property
+    def bus_id(self) -> str:
+        """Its PCI function."""
+        return self.context.bus_id
+
+    @property
     def parallel_groups(self) -> int:
         return 2 * self.multiprocessors
 
