@@ -4,8 +4,9 @@ ptxas compiles `%ntid`, `%nctaid`, the stack and generic addresses to loads from
 this bank, which differ by generation; they were found by disassembling its output for each target.
 Offsets in bytes. What is not described is zero.
 
-Sources: disassembly of ptxas 13.0 output for sm_80 to sm_121; tinygrad `ops_nv.py` for windows and
-stack, which it sets so on Ampere, Ada and Blackwell. Hopper's are assumed.
+Sources: disassembly of ptxas 13.0 output for sm_80 to sm_121 (a test does it again); tinygrad
+`ops_nv.py` for the shared window and the stack's value, which it sets so on Ampere, Ada and
+Blackwell. Hopper's shared window is assumed; its code reads a special register instead.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 from exosuit.datasheet import Struct, u32, u64
-from exosuit.datasheet.words import Verified
 
 STACK_TOP = 0xFF_FDC0
 """Initial stack pointer: the end of the local window, less what the ABI keeps for itself."""
@@ -52,7 +52,6 @@ class Bank0Hopper(Bank0):
     """sm_90."""
 
     SIZE: ClassVar[int] = 0x210
-    VERIFIED: ClassVar[Verified] = "assumed"
     ARGUMENTS = 0x210
     dynamic_shared_bytes = u32(at=0x2C)
     memory_descriptor = u64(at=0x208)
