@@ -32,7 +32,7 @@ from exosuit.silicon.nvidia.falcon import (
 
 W = TypeVar("W", bound=int)
 
-_TIMEOUT_S = 4.0
+_TIMEOUT_S, _POLL_S = 4.0, 2e-4
 
 
 @dataclass(frozen=True)
@@ -188,5 +188,5 @@ class FalconCore:
     def _poll(self, read: Callable[[], W], ready: Callable[[W], bool], what: str) -> W:
         return poll(
             read, lambda seen: seen != 0xFFFF_FFFF and ready(seen), self._clock, _TIMEOUT_S,
-            f"{self._name}: {what}", self._check_alive, 1e-5,
+            f"{self._name}: {what}", self._check_alive, _POLL_S,
         )  # fmt: skip

@@ -26,7 +26,7 @@ from exosuit.driver.nvidia.bare_metal.fwsec import fuse_version, prepare_frts, r
 from exosuit.driver.nvidia.bare_metal.host_memory import BootPages, Pinned, Queues, place_image
 from exosuit.driver.nvidia.bare_metal.layout import Layout, wpr_meta
 from exosuit.driver.nvidia.bare_metal.registers import Registers
-from exosuit.errors import BootFailed
+from exosuit.errors import BootFailed, CorruptFile
 from exosuit.silicon.nvidia.chips import Chip, Start
 from exosuit.silicon.nvidia.firmware import BooterParameters
 from exosuit.silicon.nvidia.fsp import ChainOfTrust
@@ -102,7 +102,11 @@ class FirmwareStart:
 
     def read_vbios(self) -> None:
         """FWSEC out of the VBIOS. Raises CorruptFile where that does not parse."""
-        self._fwsec = read_fwsec(self._registers.read_vbios())
+        try:
+            self._fwsec = read_fwsec(self._registers.read_vbios())
+        except CorruptFile:
+            self._registers.check_alive()  # a card that goes away reads as nonsense, too
+            self._fwsec = read_fwsec(self._registers.read_vbios())
 
     def run_fwsec(self) -> None:
         """Set memory apart for the firmware: WPR2 is up afterwards."""

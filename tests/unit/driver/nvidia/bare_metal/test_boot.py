@@ -1,0 +1,471 @@
+"""The bare boot, against strict software cards: every state they are found in, ways to fail."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from tests.softcard.amd_cards import check_it_copies, killed_at
+from tests.softcard.nvidia_cards import CHIPS, boot, boot_route, make
+
+from exosuit.clock import ManualClock
+from exosuit.driver.boot import BootStep
+from exosuit.driver.nvidia.bare_metal import Card
+from exosuit.driver.nvidia.bare_metal.attach import State
+from exosuit.errors import (
+    BootFailed,
+    CardHung,
+    CorruptFile,
+    ExosuitError,
+    HelperMissing,
+    LinkError,
+    LinkLost,
+    UnsupportedCard,
+)
+from exosuit.silicon.nvidia.chips import CHIPS as ALL_CHIPS
+from exosuit.silicon.nvidia.chips import boot_42
+from exosuit.silicon.pci import Command
+from exosuit.softcard.direct import DirectLink
+from exosuit.softcard.nvidia.firmware import SyntheticFirmware
+from exosuit.trace.recorder import Recorder
+from exosuit.units import MiB
+
+SPEC = "vram=1G,strict"
+LINKS = ["slot", "tb3", "tb4", "usb4", "tb5", "usb3"]
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_every_card_boots_and_the_next_process_boots_it_again(chip: str):
+    card = make(f"{chip},{SPEC}")
+    for expected in (State.COLD, State.USED, State.USED):
+        device = boot(card)
+        assert device.route.card.found is expected
+        check_it_copies(device)
+        device.close()
+        assert not card.config.command.bus_master
+        assert not card.host.mappings
+        assert not card.left_alive
+    assert card.notes == []
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("chip", ["ad102", "gb202"])
+def test_what_a_boot_costs(chip: str, link: str):
+    """Under 5 s of virtual time over any tunnel; waits of the driver itself included."""
+    card = make(f"{chip},vram=1G,link={link}")
+    clock = ManualClock()
+    route = boot_route(card, clock=clock)
+    counters = route.link.counters
+    assert counters.round_trips <= 350
+    assert counters.writes <= 500
+    assert clock.now() + card.meter.now_ns / 1e9 < 5
+    route.stop()
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_a_small_window(chip: str):
+    """256 MiB of 2 GiB: everything that the host writes lies within it."""
+    card = make(f"{chip},vram=2G,bar=256M,strict")
+    for _ in range(2):
+        device = boot(card)
+        check_it_copies(device, 9 << 20)
+        most = device.route.take(1500 << 20, "more than the window shows")
+        check_it_copies(device)
+        device.route.give(most)
+        device.close()
+    assert card.notes == []
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_writes_to_the_cards_memory_come_in_small_bursts(chip: str):
+    """No more in a row than a tunnelled link stands, at the link itself."""
+    card = make(f"{chip},vram=2G,strict")
+    bursts = [0]
+
+    class Counting(DirectLink):
+        def bar(self, index: int):
+            bar = super().bar(index)
+            if index != 1:
+                return bar
+            write, write32, read32 = bar.write, bar.write32, bar.read32
+
+            def counted(size: int) -> None:
+                bursts.append(bursts.pop() + size)
+                assert bursts[-1] <= 1024
+
+            bar.write = lambda offset, data: (counted(len(data)), write(offset, data))[1]
+            bar.write32 = lambda offset, value: (counted(4), write32(offset, value))[1]
+            bar.read32 = lambda offset: (bursts.append(0), read32(offset))[1]
+            return bar
+
+    device = boot(card, Counting(card))
+    device.route.take(1 << 30, "weights")
+    check_it_copies(device)
+    device.close()
+    assert len(bursts) > 20
+
+
+def test_behind_intels_bridge_the_link_is_left_alone():
+    """A firmware that retrains the link loses it there; told not to, it does not."""
+    card = make(f"ad102,{SPEC}")
+    card.retrains = True
+    with pytest.raises(LinkLost) as caught:
+        boot(card)
+    assert caught.value.fields["step"] == "gsp"
+    assert not card.host.mappings
+    card = make(f"ad102,{SPEC}")
+    card.retrains = True
+    device = boot(card, is_pinned=True)
+    check_it_copies(device)
+    device.close()
+    assert card.notes == []
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_steps_are_told_marked_and_measured(tmp_path, chip: str):
+    card = make(f"{chip},{SPEC}")
+    told: list[tuple[str, int, int]] = []
+
+    def progress(step: BootStep, index: int, count: int) -> None:
+        told.append((step.name, index, count))
+        assert len(step.why.split()) > 3
+
+    path = tmp_path / "boot.tape"
+    with Recorder(DirectLink(card), path) as link:
+        driver = Card(link, SyntheticFirmware(), ManualClock(), progress)
+        driver.boot()
+        driver.stop()
+    names = [name for name, _, _ in told]
+    assert names[:5] == ["identify", "windows", "chip", "files", "state"]
+    assert names[-5:] == ["gsp", "vram", "addresses", "golden", "channels"]
+    assert [report.name for report in driver.reports] == names
+    tape = path.read_text()
+    assert all(json.dumps(name) in tape for name in names)
+
+
+def test_the_whole_memory_is_used_but_for_what_firmware_takes():
+    card = make(f"ga102,{SPEC}")
+    device = boot(card)
+    free = device.memory_bytes
+    assert 800 * MiB < free < 900 * MiB
+    device.route.give(device.route.take(free - 32 * MiB, "all of it"))
+    device.close()
+    assert card.notes == []
+
+
+# States ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chip", ["ga102", "gb202"])
+def test_a_reset_may_take_the_addresses_away(chip: str):
+    """macOS puts neither BARs nor the command register back."""
+    card = make(f"{chip},{SPEC}")
+    object.__setattr__(card.options, "restore_config", False)
+    boot(card).close()
+    device = boot(card)
+    assert device.route.card.found is State.USED
+    check_it_copies(device)
+    device.close()
+
+
+def test_memory_decoding_may_be_off():
+    """As the extension of the app leaves a card that it closed."""
+    card = make(f"gb202,{SPEC}")
+    card.config.write(4, Command(), 2)
+    device = boot(card)
+    check_it_copies(device)
+    device.close()
+    assert not card.config.command.bus_master
+
+
+def killed_then_booted(chip: str, access: int) -> None:
+    card = make(f"{chip},vram=1G")
+    with killed_at(card, access):
+        boot(card).close()
+    for handle in list(card.host.mappings):
+        card.host.unmap(handle)  # its memory goes with it
+    device = boot(card)
+    check_it_copies(device)
+    device.close()
+
+
+@pytest.mark.parametrize("access", range(0, 640, 53))
+@pytest.mark.parametrize("chip", ["ad102", "gb202"])
+def test_a_client_may_be_killed_at_any_access(chip: str, access: int):
+    killed_then_booted(chip, access)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chip", ["ad102", "gb202"])
+def test_a_client_may_be_killed_at_every_fifth_access(chip: str):
+    for access in range(0, 800, 5):
+        killed_then_booted(chip, access)
+
+
+# Failures -------------------------------------------------------------------------------------
+
+
+def test_nobody_there():
+    card = make(f"gb202,{SPEC}")
+    card.unplugged = True
+    with pytest.raises(LinkLost, match="no card answers") as caught:
+        boot(card)
+    assert caught.value.fields["step"] == "identify"
+
+
+@pytest.mark.parametrize("access", range(25, 640, 61))
+@pytest.mark.parametrize("chip", ["ad102", "gb202"])
+def test_the_cable_is_pulled_during_the_boot(chip: str, access: int):
+    """Or soon after it; the first to notice says so, and the host's memory is free again."""
+    card = make(f"{chip},vram=1G,faults=unplug@{access}")
+
+    def work() -> None:
+        device = boot(card)
+        with contextlib.closing(device):
+            for size in (1000, 9 << 20, 1000):
+                check_it_copies(device, size)
+
+    with contextlib.suppress(LinkLost):  # and nothing else
+        work()
+    assert not card.host.mappings
+
+
+@pytest.mark.parametrize("access", range(40, 480, 31))
+@pytest.mark.parametrize("chip", ["ad102", "gb202"])
+def test_firmware_that_never_answers(chip: str, access: int):
+    """Ends in BootFailed or CardHung with the step, and the next process boots."""
+    card = make(f"{chip},vram=1G,faults=silent@{access}")
+    problem = None
+    try:
+        device = boot(card)
+        check_it_copies(device)
+        device.close()
+    except (BootFailed, CardHung) as error:
+        problem = error
+    if problem is not None:
+        assert problem.fields["step"]
+        assert problem.fields.get("waited_for") or problem.fields.get("hwcfg2") is not None
+    device = boot(card)
+    check_it_copies(device)
+    device.close()
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_firmware_that_crashes_leaves_its_log_in_the_error(chip: str):
+    card = make(f"{chip},vram=1G")
+    route = boot_route(card)
+    card.gsp.crash("by this test")
+    with pytest.raises(ExosuitError) as caught:
+        route.card.channels.read_errors()
+    error = caught.value
+    assert isinstance(error, CardHung)
+    assert error.fields["function"] == 76
+    assert any(error.fields["logs"].values())
+    route.stop()
+    assert not card.host.mappings
+    boot(card).close()
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_signed_code_that_ends_with_an_error_is_tried_once_more(chip: str):
+    card = make(f"{chip},vram=1G")
+    card._mailbox_fault = True
+    device = boot(card)
+    check_it_copies(device)
+    device.close()
+    resets = []
+    reset = card.reset
+
+    def failing() -> None:
+        resets.append(True)
+        reset()
+        card._mailbox_fault = True
+
+    card = make(f"{chip},vram=1G")
+    reset, card.reset, card._mailbox_fault = card.reset, failing, True
+    with pytest.raises(BootFailed) as caught:
+        boot(card)
+    assert len(resets) == 1  # never on a timer
+    assert caught.value.fields["step"] in ("fwsec", "booter", "fsp", "fmc")
+    assert not card.host.mappings
+
+
+def test_a_card_whose_memory_stays_protected_asks_for_the_switch():
+    card = make("ad102,vram=1G")
+    boot(card).close()
+    card._poisoned = True
+    with pytest.raises(BootFailed, match="still holds its memory") as caught:
+        boot(card)
+    assert "off and on" in caught.value.next
+    assert caught.value.fields["wpr2"]
+    assert caught.value.fields["step"] == "reset"
+
+
+@pytest.mark.parametrize("access", [*range(1, 420, 23)])
+@pytest.mark.parametrize("chip", ["ad102", "gb202"])
+def test_one_read_of_ones_is_survived_or_told(chip: str, access: int):
+    """A completion time-out: nothing is taken for an answer that is none."""
+    card = make(f"{chip},vram=1G,faults=ones@{access}")
+    with contextlib.suppress(LinkLost, BootFailed):
+        device = boot(card)
+        check_it_copies(device)
+        device.close()
+    assert not card.host.mappings
+    device = boot(card)
+    check_it_copies(device)
+    device.close()
+
+
+# Cards and files that are none of ours ----------------------------------------------------------
+
+
+class Claiming(DirectLink):
+    """A card whose configuration or registers say something else."""
+
+    def __init__(self, card, config=None, registers=None) -> None:
+        super().__init__(card)
+        self._config, self._registers = config or {}, registers or {}
+
+    def read_config(self, offset: int, size: int) -> int:
+        found = super().read_config(offset, size)
+        return self._config.get((offset, size), found)
+
+    def bar(self, index: int):
+        bar = super().bar(index)
+        if index == 0:
+            read32 = bar.read32
+            bar.read32 = lambda offset: self._registers.get(offset, read32(offset))
+        return bar
+
+
+def test_an_amd_card():
+    card = make(f"gb202,{SPEC}")
+    with pytest.raises(UnsupportedCard, match="1002:744c"):
+        boot(card, Claiming(card, {(0, 4): 0x744C_1002}))
+
+
+def test_a_3d_controller_is_a_card():
+    card = make(f"gb202,{SPEC}")
+    boot(card, Claiming(card, {(8, 4): 0x0302_00A1})).close()
+    with pytest.raises(UnsupportedCard, match="audio device"):
+        boot(card, Claiming(card, {(8, 4): 0x0403_00A1}))
+
+
+@pytest.mark.parametrize(
+    ("identity", "reason"),
+    [
+        (0x1640_00A1, "Turing"),  # TU104, RTX 2080
+        (0x1380_00A1, "GTX"),  # GP108
+        (0x1C20_0000, "newer"),
+        *((int(boot_42(chip)), chip.name) for chip in ALL_CHIPS if chip.refused),
+    ],
+)
+def test_chips_that_are_not_booted_are_refused_before_anything_is_written(identity, reason):
+    card = make(f"ga102,{SPEC}")
+    writes = card.meter.writes
+    with pytest.raises(UnsupportedCard, match=reason) as caught:
+        boot(card, Claiming(card, registers={0xA00: identity}))
+    assert str(caught.value).count("\n") == 2
+    assert card.meter.writes == writes
+    assert not card.config.command.bus_master
+
+
+@pytest.mark.parametrize("value", [0xBADF_5108, 0, 0xFFF0_0000])
+def test_a_memory_size_that_is_none(value):
+    card = make(f"ga102,{SPEC}")
+    with pytest.raises(BootFailed, match="memory") as caught:
+        boot(card, Claiming(card, registers={0x11_83A4: value}))
+    assert caught.value.fields["step"] == "own start"
+
+
+@pytest.mark.parametrize(("index", "name"), [(0, "registers"), (1, "memory")])
+def test_a_window_that_is_too_small(index, name):
+    class Small(DirectLink):
+        def bar(self, wanted: int):
+            bar = super().bar(wanted)
+            if wanted == index:
+                bar.size = 1 << 20
+            return bar
+
+    card = make(f"ga102,{SPEC}")
+    with pytest.raises(BootFailed, match=name) as caught:
+        boot(card, Small(card))
+    assert caught.value.fields["bar"] == index
+
+
+class Damaged(SyntheticFirmware):
+    def __init__(self, role: str, change) -> None:
+        self._role, self._change = role, change
+
+    def read(self, path: str) -> bytes:
+        data = super().read(path)
+        return self._change(data) if self._role in path else data
+
+
+@pytest.mark.parametrize(
+    ("chip", "role"),
+    [("ad102", "booter_load"), ("ad102", "bootloader"), ("ad102", "gsp-"), ("gb202", "fmc")],
+)
+def test_damaged_firmware_is_refused_before_the_card_is_touched(chip: str, role: str):
+    card = make(f"{chip},{SPEC}")
+    writes = card.meter.writes
+    for change in (lambda data: data[:100], lambda data: b"", lambda data: b"\xff" * len(data)):
+        with pytest.raises(CorruptFile, match=role.strip("-")) as caught:
+            boot(card, firmware=Damaged(role, change))
+        assert caught.value.fields["step"] == "files"
+    assert card.meter.writes == writes
+    boot(card).close()
+
+
+def test_missing_firmware_says_what_to_type(tmp_path):
+    from exosuit.advise.firmware import StoredFirmware
+
+    card = make(f"gb202,{SPEC}")
+    with pytest.raises(HelperMissing, match=r"gsp-570\.144\.bin") as caught:
+        boot(card, firmware=StoredFirmware(tmp_path))
+    assert caught.value.next == "exosuit setup --yes"
+
+
+@pytest.mark.parametrize("what", ["image", "BIT", "PCI data"])
+def test_a_vbios_that_does_not_parse(what: str):
+    class Scratched(DirectLink):
+        def bar(self, index: int):
+            bar = super().bar(index)
+            if index == 0:
+                read = bar.read
+
+                def scratched(offset: int, size: int) -> bytes:
+                    data = bytearray(read(offset, size))
+                    if offset == 0x30_0000:
+                        pci = int.from_bytes(data[0x18:0x1A], "little")
+                        at = {"image": 0, "BIT": data.find(b"BIT\0"), "PCI data": pci}[what]
+                        data[at : at + 4] = b"\0\0\0\0"
+                    return bytes(data)
+
+                bar.read = scratched
+            return bar
+
+    card = make("ad102,vram=1G")
+    with pytest.raises(CorruptFile, match=what) as caught:
+        boot(card, Scratched(card))
+    assert caught.value.fields["step"] == "vbios"
+    assert not card.host.mappings
+    boot(card).close()
+
+
+def test_too_many_mappings_are_told():
+    class Few(DirectLink):
+        left = 6
+
+        def allocate_dma(self, size: int, *, contiguous: bool = False):
+            if self.left == 0:
+                raise LinkError("all mappings are used", cause="a limit", next="start again")
+            self.left -= 1
+            return super().allocate_dma(size, contiguous=contiguous)
+
+    card = make(f"ad102,{SPEC}")
+    with pytest.raises(LinkError, match="mappings") as caught:
+        boot(card, Few(card))
+    assert caught.value.fields["step"] in ("host memory", "fwsec", "booter")
+    assert not card.host.mappings
