@@ -40,7 +40,9 @@ class Pinned:
         self._taken: list[DmaMemory] = []
 
     def take(self, size: int, *, contiguous: bool = False) -> DmaMemory:
-        self._taken.append(self._link.allocate_dma(size, contiguous=contiguous))
+        """Whole pages."""
+        whole = round_up(size, PAGE)
+        self._taken.append(self._link.allocate_dma(whole, contiguous=contiguous))
         return self._taken[-1]
 
     def put(self, data: bytes) -> DmaMemory:
