@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -174,16 +174,13 @@ class Model:
             text = text.rstrip(b"\0").decode()
         digest = hashlib.sha256(text.encode()).hexdigest()
         if digest not in self._functions:
-            self._functions[digest] = {
-                name: self._function(entry, f"{_sources_hash()} {digest} {name}")
-                for name, entry in parse(text).items()
-            }
+            found: dict[str, Function] = {}
+            for name, (entry, ir, layout) in _translated(text).items():
+                key = f"ptx {_sources_hash()} {digest} {name}"
+                (address,) = self._code.functions(key, ir, "warp")
+                found[name] = Function(entry, layout, address)
+            self._functions[digest] = found
         return self._functions[digest]
-
-    def _function(self, entry: Entry, key: str) -> Function:
-        ir, layout = translate.translate(entry)
-        (address,) = self._code.functions(f"ptx {key}", ir, "warp")
-        return Function(entry, layout, address)
 
     def run(
         self,
@@ -301,6 +298,12 @@ class Model:
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="ptx")
+
+
+@lru_cache(maxsize=64)
+def _translated(text: str) -> dict[str, tuple[Entry, str, Layout]]:
+    """Every kernel of a module, its IR, and where its function keeps what; never changed again."""
+    return {name: (entry, *translate.translate(entry)) for name, entry in parse(text).items()}
 
 
 @cache
