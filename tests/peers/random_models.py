@@ -14,15 +14,18 @@ and the final norm spreads the logits, so the greedy choice mostly has a gap. Pa
 (`ggml_quantize_chunk` of the installed peer); the container is written by the PyPI package gguf.
 
 Files are streamed. Large ones draw their layers from one pool of random rows per width, which a
-tensor enters at its own offset: made in seconds, and no two tensors begin alike.
+tensor enters at its own offset, and their vocabularies by all cores: made in seconds, and no two
+tensors begin alike.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+import os
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -95,7 +98,17 @@ LARGE = {
     "llama-3.2-1b": Shape(
         "llama", 16, 2048, 8192, 32, 8, 64, 128256, 8192, True, 500000.0, 1e-5, llama3_rope=True
     ),
-}
+    "llama-3.1-8b": Shape(
+        "llama", 32, 4096, 14336, 32, 8, 128, 128256, 8192, False, 500000.0, 1e-5, llama3_rope=True
+    ),
+    "llama-3.3-70b": Shape(
+        "llama", 80, 8192, 28672, 64, 8, 128, 128256, 8192, False, 500000.0, 1e-5, llama3_rope=True
+    ),
+    "qwen3-30b-a3b": Shape(
+        "qwen3moe", 48, 2048, 768, 32, 4, 128, 151936, 8192, rope_base=1e6, eps=1e-6,
+        n_experts=128, n_experts_used=8,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -262,10 +275,14 @@ def _packed(tensor: Tensor, kind: Storage, shape: Shape, seed: int) -> Iterator[
     rows, columns = _rows_columns(tensor)
     is_small = shape.width < 1024 and rows <= POOL_ROWS
     if is_small or tensor.is_vocabulary or not tensor.is_matrix:
-        generator = np.random.default_rng([seed, zlib.crc32(tensor.name.encode())])
-        for start in range(0, rows, POOL_ROWS):
+
+        def piece(start: int) -> bytes:
+            key = [seed, zlib.crc32(tensor.name.encode()), *([start] if start else [])]
             count = min(POOL_ROWS, rows - start)
-            yield pack(_draw(generator, tensor, count, columns), kind)
+            return pack(_draw(np.random.default_rng(key), tensor, count, columns), kind)
+
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            yield from threads.map(piece, range(0, rows, POOL_ROWS))
     else:
         size = _row_size(columns, kind)
         pool = _pool(columns, kind, tensor.deviation, seed)
