@@ -73,7 +73,7 @@ class NvidiaCard(SoftCard):
 
     retrains    the card hangs behind a bridge on which the firmware's training of the link never
                 ends, unless the registry tells it not to train
-    left_alive  host memory has been taken away while the firmware ran and could have written it
+    left_alive  host memory has been taken away that firmware or engines could still have written
     """
 
     def __init__(self, product: Product, options: Options | None = None) -> None:
@@ -288,10 +288,9 @@ class NvidiaCard(SoftCard):
         return asked.replace(trigger=False)
 
     def _forget_host(self, view: memoryview) -> None:
-        for space in self._spaces:
-            space.forget_host(view)
+        translated = [space.forget_host(view) for space in self._spaces]
         if self.gsp.state is State.RUNNING and self.config.command.bus_master:
-            self.left_alive = True
+            self.left_alive |= any(translated) or self.gsp.knows(view)
 
     # Firmware.
 

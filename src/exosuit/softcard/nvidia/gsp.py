@@ -32,6 +32,7 @@ from exosuit.silicon.nvidia.rm import Status
 from exosuit.silicon.nvidia.rm_controls import FaultType
 from exosuit.silicon.nvidia.rpc import ErrorLog, Event, Function, RcTriggered, RunSequencer
 from exosuit.softcard.host import HostFault
+from exosuit.softcard.memory import host_address
 from exosuit.softcard.nvidia.bus import Bus
 from exosuit.softcard.nvidia.executor.faults import Fault, MmuFault
 from exosuit.softcard.nvidia.objects import ChannelState
@@ -150,6 +151,20 @@ class Gsp:
     def is_waiting(self) -> bool:
         """Whether something waits for the host to read."""
         return self._queues is not None and self._queues.is_waiting
+
+    def knows(self, view: memoryview) -> bool:
+        """Whether any of its buffers lies in these bytes of host memory."""
+        low = host_address(view)
+        places = [where for where, _ in self._logs.values()]
+        places += self._queues.pages if self._queues is not None else []
+        for place in places:
+            try:
+                ((host, _),) = self._bus.pieces(place, 1)
+            except HostFault:
+                continue
+            if low <= host < low + len(view):
+                return True
+        return False
 
     def _obey(self, message: Message) -> None:
         self.requests.append(message.function)

@@ -54,17 +54,20 @@ class Message:
 
 
 class Queues:
-    """Both queues of one boot. Raises BadQueues; HostFault wherever memory is touched."""
+    """Both queues of one boot. Raises BadQueues; HostFault wherever memory is touched.
+
+    pages  bus addresses of the whole block
+    """
 
     def __init__(self, bus: Bus, arguments: QueueArguments, refuse: Refuse) -> None:
         self._bus = bus
         self._refuse = refuse
-        self._pages = self._read_pages(arguments)
+        self.pages = self._read_pages(arguments)
         self._command = arguments.command_offset
         self._status = arguments.status_offset
         for offset in (self._command, self._status):
-            if offset % PAGE or offset + QUEUE_BYTES > len(self._pages) * PAGE:
-                raise BadQueues(f"a queue at {offset:#x} of {len(self._pages)} pages")
+            if offset % PAGE or offset + QUEUE_BYTES > len(self.pages) * PAGE:
+                raise BadQueues(f"a queue at {offset:#x} of {len(self.pages)} pages")
         header = QueueHeader(self._read(self._command, QueueHeader.SIZE))
         if (header.element_size, header.element_count) != (ELEMENT_BYTES, QUEUE_ELEMENTS):
             raise BadQueues(
@@ -234,7 +237,7 @@ class Queues:
         found = bytearray()
         while size:
             length = min(size, PAGE - offset % PAGE)
-            found += self._bus.read(self._pages[offset // PAGE] + offset % PAGE, length)
+            found += self._bus.read(self.pages[offset // PAGE] + offset % PAGE, length)
             offset, size = offset + length, size - length
         return bytes(found)
 
@@ -242,7 +245,7 @@ class Queues:
         view = memoryview(data)
         while view:
             length = min(len(view), PAGE - offset % PAGE)
-            self._bus.write(self._pages[offset // PAGE] + offset % PAGE, view[:length])
+            self._bus.write(self.pages[offset // PAGE] + offset % PAGE, view[:length])
             offset, view = offset + length, view[length:]
 
     def _word(self, offset: int) -> int:

@@ -48,14 +48,20 @@ class AddressSpace:
         """Forget everything."""
         self._runs = self._windows = None
 
-    def forget_host(self, view: memoryview) -> None:
-        """The host takes memory away: what is mapped there leads nowhere from now on."""
+    def forget_host(self, view: memoryview) -> bool:
+        """The host takes memory away: what is mapped there leads nowhere from now on.
+
+        Whether something was.
+        """
+        found = False
         low = host_address(view)
         high = low + len(view)
         for run in self._runs or ():
             if run.place is Place.HOST and low < run.host + run.size and run.host < high:
                 run.place = Place.NOWHERE
                 self._windows = None
+                found = True
+        return found
 
     def read(self, address: int, size: int) -> bytes:
         """`size` bytes. Raises MemoryFault."""
