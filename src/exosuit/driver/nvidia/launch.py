@@ -17,7 +17,7 @@ from exosuit.silicon.nvidia.limits import (
     limits,
     most_lanes,
 )
-from exosuit.silicon.nvidia.qmd import Bank, Grid
+from exosuit.silicon.nvidia.qmd import Bank, Grid, Release
 from exosuit.units import GpuAddress, KiB, human_bytes
 
 
@@ -42,13 +42,14 @@ def grid(
     loaded: Loaded,
     sm: int,
     sass_version: int,
-    bank_address: GpuAddress,
-    bank_size: int,
+    bank: Bank,
     dependent: GpuAddress | None,
+    release: Release | None,
 ) -> Grid:
     """What the launch's QMD says.
 
     dependent  address of the QMD that is to be scheduled when this grid has ended
+    release    what is to be written then
 
     Raises KernelError for what an SM cannot hold.
     """
@@ -65,7 +66,8 @@ def grid(
         shared_configs=shared_configs(loaded.shared_bytes, launch.program.group_size, sm),
         local_bytes=loaded.local_bytes,
         sass_version=sass_version,
-        banks={0: Bank(bank_address, bank_size, invalidate=True)},
+        banks={0: bank},
+        releases=() if release is None else (release,),
         dependent=dependent,
         virtual_resources=kernel.virtual_resources,
     )

@@ -2,12 +2,14 @@
 
 Launches between two fences form a level. Levels of one launch each are chained: the QMD of one
 names the next, which the card schedules by itself when the grid has ended and its writes are
-visible. That is the fence, and costs the front end nothing; a token is mostly such a chain.
+visible. That is the fence, and costs the front end nothing; a token is mostly such a chain. The
+last QMD of a chain writes a semaphore in the card's memory that the channel waits for: whether a
+wait for idle covers grids that QMDs have scheduled is not documented, and nobody relies on it.
 
-A level of several launches is sent QMD by QMD, so that they run side by side, after a wait for
-idle. QMDs could be joined by dependence counters instead, but nobody outside NVIDIA is known to
-have used those, and such levels are few. Every QMD forgets what its SMs have cached of memory and
-of bank 0 before it begins, so a wait needs no invalidation beside it.
+A level of several launches is sent QMD by QMD, so that they run side by side, and followed by a
+wait for idle. QMDs could be joined by dependence counters instead, but nobody outside NVIDIA is
+known to have used those, and such levels are few. Every QMD forgets what its SMs have cached of
+memory and of bank 0 before it begins, so a wait needs no invalidation beside it.
 
 Nothing but the number in the release changes from replay to replay; what does change lies in the
 card's memory.
@@ -19,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from exosuit.driver.device import Launch
+from exosuit.driver.nvidia.channels import release
 from exosuit.driver.nvidia.launch import bank, grid
 from exosuit.driver.nvidia.loader import Loaded
 from exosuit.silicon.nvidia.compute import (
@@ -27,12 +30,22 @@ from exosuit.silicon.nvidia.compute import (
     InvalidateShaderCachesNoWfi,
     PcasAction,
 )
-from exosuit.silicon.nvidia.push import COMPUTE, methods
-from exosuit.silicon.nvidia.qmd import ALIGNMENT, Qmd
+from exosuit.silicon.nvidia.push import (
+    COMPUTE,
+    HOST,
+    Host,
+    SemaphoreOperation,
+    SemExecute,
+    methods,
+)
+from exosuit.silicon.nvidia.qmd import ALIGNMENT, Bank, Qmd, Release, StructureSize
 from exosuit.units import GpuAddress, round_up
 
 _ALL_CACHES = InvalidateShaderCachesNoWfi(instruction=True, global_data=True, constant=True)
+_ACQUIRE = SemExecute(operation=SemaphoreOperation.ACQ_CIRC_GEQ)
+_SIGNAL_SIZE = StructureSize.FOUR_WORDS  # as tinygrad has them: the number, and when it was written
 BANK_ALIGNMENT = 256
+SIGNAL_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,11 @@ class Chip:
 
 @dataclass(frozen=True)
 class Recorded:
-    """descriptors: QMDs and banks, for the address that they were made for; packets: to be run."""
+    """What a graph becomes.
+
+    descriptors  QMDs, banks and the semaphore of chains, for the address that they were made for
+    packets      to be run
+    """
 
     descriptors: bytes
     packets: bytes
@@ -77,7 +94,7 @@ def fenced(launches: Sequence[Launch]) -> list[Launch]:
 def descriptor_bytes(launches: Sequence[Launch], chip: Chip) -> int:
     """Room for what `record` makes of these launches."""
     banks = sum(round_up(len(bank(launch, chip.sm)), BANK_ALIGNMENT) for launch in launches)
-    return chip.stride * len(launches) + banks
+    return chip.stride * len(launches) + banks + SIGNAL_BYTES
 
 
 def record(
@@ -93,26 +110,37 @@ def record(
     for data in banks:
         places.append(GpuAddress(place))
         place += round_up(len(data), BANK_ALIGNMENT)
+    signal = GpuAddress(place)
     chained = _chained(launches)
-    descriptors = bytearray(place - address)
+    ends = _chain_ends(chained)
+    descriptors = bytearray(signal + SIGNAL_BYTES - address)
     for index, launch in enumerate(launches):
         at = chip.stride * index
-        dependent = GpuAddress(address + at + chip.stride) if chained[index] else None
         made = grid(
-            launch, loaded[index], chip.sm, chip.sass_version, places[index], len(banks[index]),
-            dependent,
-        )  # fmt: skip
+            launch,
+            loaded[index],
+            chip.sm,
+            chip.sass_version,
+            Bank(places[index], len(banks[index]), invalidate=True),
+            GpuAddress(address + at + chip.stride) if chained[index] else None,
+            Release(signal, ends[index], _SIGNAL_SIZE) if index in ends else None,
+        )
         encoded = chip.qmd.encode_grid(made)
         descriptors[at : at + len(encoded)] = encoded
         start = places[index] - address
         descriptors[start : start + len(banks[index])] = banks[index]
     packets = bytearray(begin())
+    if ends:
+        packets += release(signal, 0)
     for index, launch in enumerate(launches):
-        if index and chained[index - 1]:
-            continue
-        if index and launch.fence:
-            packets += methods(COMPUTE, Compute.WAIT_FOR_IDLE, 0)
-        packets += start_grid(GpuAddress(address + chip.stride * index))
+        if index and launch.fence and not chained[index - 1]:
+            before = index - 1
+            packets += await_signal(signal, ends[before]) if before in ends else await_idle()
+        if not (index and chained[index - 1]):
+            packets += start_grid(GpuAddress(address + chip.stride * index))
+    last = len(launches) - 1
+    if last in ends:
+        packets += await_signal(signal, ends[last])
     return Recorded(bytes(descriptors), bytes(packets))
 
 
@@ -128,6 +156,23 @@ def start_grid(qmd: GpuAddress) -> bytes:
     return methods(COMPUTE, Compute.SEND_PCAS_A, qmd >> QMD_SHIFT) + methods(
         COMPUTE, Compute.SEND_SIGNALING_PCAS2_B, PcasAction.PREFETCH_SCHEDULE
     )
+
+
+def await_idle() -> bytes:
+    """Go on when all grids that were sent have ended."""
+    return methods(COMPUTE, Compute.WAIT_FOR_IDLE, 0)
+
+
+def await_signal(signal: GpuAddress, number: int) -> bytes:
+    """Go on when 32 bits in memory have reached `number`."""
+    low, high = signal & 0xFFFF_FFFF, signal >> 32
+    return methods(HOST, Host.SEM_ADDR_LO, low, high, number, 0, _ACQUIRE)
+
+
+def _chain_ends(chained: Sequence[bool]) -> dict[int, int]:
+    """The last launches of chains, and the number that each writes."""
+    ends = [k for k in range(1, len(chained)) if chained[k - 1] and not chained[k]]
+    return {index: number for number, index in enumerate(ends, 1)}
 
 
 def _chained(launches: Sequence[Launch]) -> list[bool]:

@@ -30,8 +30,6 @@ from exosuit.driver.nvidia.device import NvidiaDevice
 from exosuit.errors import CardHung, KernelError, PageFault
 from exosuit.graph import Graph
 from exosuit.program import Access, Parameter, Program
-from exosuit.silicon.nvidia.compute import Compute
-from exosuit.silicon.nvidia.push import methods
 
 # The software card ends one grid before the next begins, so launches cannot meet there.
 SERIAL = [check for check in CHECKS if check is not check_steps_between_fences_are_concurrent]
@@ -105,16 +103,15 @@ def check_hazards(device: Device, turns: int) -> None:
 # What a driver must not forget ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("missing", ["the wait between groups", "the wait before the number"])
+@pytest.mark.parametrize(
+    "missing", ["the wait between groups", "the wait for a chain", "the wait before the number"]
+)
 def test_what_is_left_out_shows(missing: str, cache: Path, monkeypatch: pytest.MonkeyPatch):
     """The software card is late wherever it may be, so these tests would fail without the waits."""
     if missing == "the wait between groups":
-        idle = Compute.WAIT_FOR_IDLE
-
-        def without(subchannel, first, *values):
-            return b"" if first is idle else methods(subchannel, first, *values)
-
-        monkeypatch.setattr(replay, "methods", without)
+        monkeypatch.setattr(replay, "await_idle", lambda: b"")
+    elif missing == "the wait for a chain":
+        monkeypatch.setattr(replay, "await_signal", lambda signal, number: b"")
     else:
         release = channels._RELEASE.replace(release_wfi=False)
         monkeypatch.setattr(channels, "_RELEASE", release)
@@ -179,14 +176,14 @@ def test_a_replay_costs_one_doorbell(steps: int, is_mapped: bool, cache: Path):
 
 
 def test_a_chain_is_sent_with_one_qmd(cache: Path):
-    """200 launches that depend on each other: one SEND_PCAS, 56 bytes of pushbuffer."""
+    """200 launches that depend on each other: one SEND_PCAS, 104 bytes of pushbuffer."""
     device = start(cache=cache)
     cells = device.allocate(4 * CELLS, "cells")
     graph = Graph()
     for _ in range(200):
         graph.launch(program(device, grow), CELLS, cells.region())
     prepared = graph.prepare(device)._prepared  # type: ignore[attr-defined]
-    assert prepared.size == 16 + 16 + 24
+    assert prepared.size == 16 + 24 + 16 + 24 + 24
     device.close()
 
 

@@ -18,6 +18,7 @@ from exosuit.driver.nvidia.copies import fill as fill_packets
 from exosuit.driver.nvidia.loader import Loaded, loaded, read
 from exosuit.driver.nvidia.replay import (
     Chip,
+    await_signal,
     begin,
     descriptor_bytes,
     fenced,
@@ -30,7 +31,7 @@ from exosuit.program import Program
 from exosuit.silicon.nvidia.bank import bank0
 from exosuit.silicon.nvidia.compute import Compute
 from exosuit.silicon.nvidia.push import methods, read_methods
-from exosuit.silicon.nvidia.qmd import Bank, Qmd3, Qmd4, Qmd5
+from exosuit.silicon.nvidia.qmd import Bank, Qmd3, Qmd4, Qmd5, Release, StructureSize
 from exosuit.units import GpuAddress
 
 BASE = GpuAddress(0x12_0000_0000)
@@ -116,6 +117,18 @@ def test_words_as_tinygrad_writes_them(tinygrad: Any):
     assert dwords(setup(GpuAddress(0x12_3456_0000), 0x1C8000))[2:] == expected
 
 
+def test_a_wait_is_tinygrads_for_32_bits(tinygrad: Any):
+    expected = tinygrad.NVComputeQueue().wait(Signal(0x12_0000_0010), 7)._q
+    *words, execute = dwords(await_signal(GpuAddress(0x12_0000_0010), 7))
+    assert words == expected[:-1]
+    assert execute | 1 << 24 == expected[-1]
+
+
+class Signal:
+    def __init__(self, address: int) -> None:
+        self.value_addr = address
+
+
 def test_a_copy_is_tinygrads_and_a_flush(tinygrad: Any):
     queue = tinygrad.NVCopyQueue().copy(Placed(0x12_0000_0000), Placed(0x7_1300_0000_0010), 0x1234)
     *words, launch = dwords(copy(0x7_1300_0000_0010, 0x12_0000_0000, 0x1234))
@@ -134,13 +147,23 @@ def test_a_fill_writes_a_constant():
 
 
 def shape(packets: bytes) -> list[str]:
-    """`idle` and the number of each QMD that is sent."""
+    """`idle`, the number of each QMD that is sent, and `=n` for a wait for a chain."""
     found: list[str] = []
+    semaphore: list[int] = []
     for write in read_methods(packets[len(begin()) :]):
         if write.method == IDLE:
             found.append("idle")
         elif write.method == SEND:
             found.append(str(((write.value << 8) - BASE) // 256))
+        elif write.method in range(0x5C, 0x70, 4):
+            semaphore.append(write.value)
+            if write.method == 0x6C:
+                *_, number, high, execute = semaphore
+                assert high == 0
+                assert execute in (3, 0x10_0001)
+                assert (execute == 3) == (number != 0)
+                found.append(f"={number}")
+                semaphore.clear()
         else:
             assert (write.method, write.value) == (ACT, 9)
     return found
@@ -156,14 +179,14 @@ def dependents(descriptors: bytes, count: int, kind: type[Qmd3] = Qmd3) -> list[
     ("fences", "sent", "chained"),
     [
         ([False], ["0"], [None]),
-        ([True, True, True], ["0"], [1, 2, None]),
-        ([False, True, True, True], ["0"], [1, 2, 3, None]),
+        ([True, True, True], ["=0", "0", "=1"], [1, 2, None]),
+        ([False, True, True, True], ["=0", "0", "=1"], [1, 2, 3, None]),
         ([False, False], ["0", "1"], [None, None]),
         ([False, False, True], ["0", "1", "idle", "2"], [None, None, None]),
         ([False, True, False], ["0", "idle", "1", "2"], [None, None, None]),
         (
             [True, True, True, False, False, True, True, True],
-            ["0", "idle", "2", "3", "4", "idle", "5"],
+            ["=0", "0", "=1", "2", "3", "4", "idle", "5", "=2"],
             [1, None, None, None, None, 6, 7, None],
         ),
     ],
@@ -174,6 +197,16 @@ def test_single_launches_are_chained_and_groups_are_sent(
     made = recorded(programs, fences)
     assert shape(made.packets) == sent
     assert dependents(made.descriptors, len(fences)) == chained
+
+
+def test_the_last_of_a_chain_writes_what_the_channel_waits_for(programs: dict[str, Program]):
+    made = recorded(programs, [True, True, False, True, True, True])
+    grids = [Qmd3.decode(made.descriptors[256 * k :]).grid() for k in range(6)]
+    signal = BASE + len(made.descriptors) - 16
+    writes = {k: g.releases for k, g in enumerate(grids) if g.releases}
+    assert writes == {5: (Release(signal, 1, StructureSize.FOUR_WORDS),)}
+    words = [w.value for w in read_methods(made.packets) if w.method in (0x5C, 0x60, 0x64)]
+    assert words == [signal & 0xFFFF_FFFF, signal >> 32, 0, signal & 0xFFFF_FFFF, signal >> 32, 1]
 
 
 def test_launches_of_nothing_leave_their_fences(programs: dict[str, Program]):

@@ -202,8 +202,10 @@ class Channel:
         progress = self._obey(write)
         if progress is not Progress.DONE:
             self._held = write
-        self._must_idle = progress is Progress.NOT_IDLE
-        self.is_waiting = progress is Progress.WAITING
+        waits = progress is Progress.WAITING
+        # Engines go on while the host waits: what it waits for may be a grid's own release.
+        self._must_idle = progress is Progress.NOT_IDLE or (waits and busy is not None)
+        self.is_waiting = waits and busy is None
         return not self.is_waiting
 
     def _end(self, stopped: Stopped) -> None:
