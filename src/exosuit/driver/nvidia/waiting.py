@@ -18,6 +18,8 @@ SIGNAL_BYTES = 16
 
 _SPINS = 50
 _SHORTEST_S, _LONGEST_S = 20e-6, 1e-3
+_SHARE = 1 / 64
+"""Of the time waited so far that the next pause takes: what a wait may be late by."""
 _ASK_EVERY_S = 0.1
 
 
@@ -59,8 +61,8 @@ class Waiting:
                 clock.sleep(0)
                 continue
             clock.sleep(pause)
-            pause = min(pause * 2, _LONGEST_S)
             now = clock.now()
+            pause = min(max((now - began) * _SHARE, _SHORTEST_S), _LONGEST_S)
             if now - asked >= _ASK_EVERY_S:
                 asked = now
                 self._route.check()
