@@ -90,7 +90,15 @@ class KernelMemory:
     def take_host(self, size: int, name: str) -> Memory:
         """Pages of this process that the card reaches, zeroed, below 2^40."""
         reserved = round_up(max(size, 1), max(PAGE, mmap.PAGESIZE))
-        pages = mmap.mmap(-1, reserved)
+        try:
+            pages = mmap.mmap(-1, reserved)
+        except (OverflowError, OSError) as error:
+            raise DoesNotFit(
+                f"the host has no {human_bytes(size)} for {name}",
+                cause="its memory is full, or limited for this process",
+                next="use a smaller --context or a smaller model:  exosuit plan MODEL",
+                wanted=size,
+            ) from error
         handle = self._pin(pages, name)
         host = MappedMemory(memoryview(pages), ())
         return self._place(size, reserved, name, handle, self._low, host)
@@ -141,6 +149,8 @@ class KernelMemory:
         large = size >= LARGE_PAGE
         granule = LARGE_PAGE if large else PAGE
         reserved = round_up(max(size, 1), granule)
+        if reserved > self.local_bytes:
+            raise self._full(size, name)
         params = MemoryParams.make(
             owner=self._client.client,
             kind=MemoryType.IMAGE,
