@@ -51,11 +51,13 @@ def open_by_name(
         return _open_cpu(settings, threads)
     if name.startswith("cuda:"):
         return _open_cuda(name, settings)
+    if name.startswith("nvidia:"):
+        return _open_nvidia(name, settings, progress)
     if not name.startswith(_KINDS):
         raise UsageError(
             f"{name!r} names no device that can be opened",
-            cause="devices are auto, cpu, cuda:NUMBER, tinygpu, tinygpu:SOCKET, remote:HOST:PORT,"
-            " pci:ADDRESS and soft:CHIP",
+            cause="devices are auto, cpu, cuda:NUMBER, nvidia:NUMBER, tinygpu, tinygpu:SOCKET,"
+            " remote:HOST:PORT, pci:ADDRESS and soft:CHIP",
             next="exosuit list",
             device=name,
         )
@@ -171,7 +173,10 @@ def explain_device(device: Device) -> list[str]:
     from exosuit.driver.boot import explain
     from exosuit.driver.nvidia.bare_metal import BareMetalRoute
     from exosuit.driver.nvidia.device import NvidiaDevice
+    from exosuit.driver.nvidia.kernel_driver import KernelDriverRoute
 
+    if isinstance(device, NvidiaDevice) and isinstance(device.route, KernelDriverRoute):
+        return device.route.explain()
     if isinstance(device, AmdDevice):
         card, link = device.card, device.link
     elif isinstance(device, NvidiaDevice) and isinstance(device.route, BareMetalRoute):
@@ -210,19 +215,42 @@ def _open_cpu(settings: Settings, threads: int | None) -> Device:
     return CpuDevice(Target.host(settings.cpu_features).name, count)
 
 
+def _open_nvidia(name: str, settings: Settings, progress: Progress | None) -> Device:
+    """A card through NVIDIA's kernel driver."""
+    from exosuit.clock import SystemClock
+    from exosuit.driver.boot import silent
+    from exosuit.driver.nvidia.device import NvidiaDevice
+    from exosuit.driver.nvidia.kernel_driver import KernelDriverRoute
+    from exosuit.link.nodes import LinuxNodes
+
+    route = KernelDriverRoute.open(
+        LinuxNodes(), _number(name), SystemClock(), _seconds(settings) or _HANG_S,
+        progress or silent,
+    )  # fmt: skip
+    device = NvidiaDevice.start(route, _assemble)
+    _end_on_sigterm()
+    _close_at_exit(device)
+    return device
+
+
+def _number(name: str) -> int:
+    """N of `cuda:N`. Raises UsageError."""
+    number = name.partition(":")[2]
+    if not number.isdecimal():
+        raise UsageError(
+            f"{name!r} names no card",
+            cause="cards are numbered from 0, as NVIDIA's driver does",
+            next="exosuit list",
+            device=name,
+        )
+    return int(number)
+
+
 def _open_cuda(name: str, settings: Settings) -> Device:
     from exosuit.driver.cuda import HANG_S, CudaDevice, Library
     from exosuit.kernel import Target
 
-    number = name.removeprefix("cuda:")
-    if not number.isdecimal():
-        raise UsageError(
-            f"{name!r} names no card",
-            cause="cards are numbered from 0, as libcuda does",
-            next="exosuit list",
-            device=name,
-        )
-    device = CudaDevice(Library.load(), int(number), hang_s=_seconds(settings) or HANG_S)
+    device = CudaDevice(Library.load(), _number(name), hang_s=_seconds(settings) or HANG_S)
     if device.target not in Target.names():
         device.close()
         raise UnsupportedCard(

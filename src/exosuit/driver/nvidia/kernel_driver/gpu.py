@@ -39,7 +39,7 @@ from exosuit.units import KiB
 
 
 def list_cards(client: KernelClient) -> list[CardInfo]:
-    """The cards that the driver has, as it numbers them."""
+    """The cards that the driver has, in the order of their places on the bus."""
     size = CARDS_LISTED * CardInfo.SIZE
     data = bytearray(size)
     request = request_of(Escape.CARD_INFO, size)
@@ -49,7 +49,11 @@ def list_cards(client: KernelClient) -> list[CardInfo]:
     except OSError as error:
         raise refusals.call_failed(Escape.CARD_INFO.name, error) from error
     cards = [CardInfo(data, at) for at in range(0, size, CardInfo.SIZE)]
-    return [card for card in cards if card.valid]
+    return sorted((card for card in cards if card.valid), key=_place)
+
+
+def _place(card: CardInfo) -> tuple[int, int, int, int]:
+    return card.pci.domain, card.pci.bus, card.pci.slot, card.pci.function
 
 
 def choose_card(cards: Sequence[CardInfo], index: int) -> CardInfo:

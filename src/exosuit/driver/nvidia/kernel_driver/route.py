@@ -12,7 +12,7 @@ import contextlib
 from dataclasses import dataclass
 
 from exosuit.clock import Clock
-from exosuit.driver.boot import BootStep, Progress, StepReport, run_steps, silent
+from exosuit.driver.boot import BootStep, Progress, StepReport, explain, run_steps, silent
 from exosuit.driver.nvidia.kernel_driver import faults, refusals
 from exosuit.driver.nvidia.kernel_driver.address_space import AddressSpace
 from exosuit.driver.nvidia.kernel_driver.client import KernelClient
@@ -132,6 +132,15 @@ class KernelDriverRoute:
             BootStep("compute", "the compute channel", self._make_compute),
             BootStep("copy", "the copy channel", self._make_copy),
             BootStep("schedule", "both channels may run", self._schedule),
+        ]
+
+    def explain(self) -> list[str]:
+        """How the card was brought up, for people."""
+        facts, calls = self.facts, self.client.counters.round_trips
+        return [
+            f"{facts.chip} at {self.gpu.address} through NVIDIA's kernel driver"
+            f" {self.client.version}; {calls} calls of the kernel so far",
+            *explain(self.reports),
         ]
 
     def take(self, size: int, name: str) -> Memory:
