@@ -34,7 +34,7 @@ from exosuit.driver.nvidia.bare_metal.vm import AddressSpace
 from exosuit.driver.nvidia.bare_metal.vram import Vram
 from exosuit.driver.nvidia.objects import Classes
 from exosuit.driver.ranges import Ranges
-from exosuit.errors import BootFailed, CardError, ExosuitError, LinkError
+from exosuit.errors import BootFailed, CardError, CardHung, ExosuitError, LinkError
 from exosuit.link.function import PciFunction
 from exosuit.silicon.nvidia.boot import BarBlock, BarBlockLow, BusTuring
 from exosuit.silicon.nvidia.chips import VENDOR_ID, Architecture, Chip, Start
@@ -75,7 +75,6 @@ class Card:
     firmware   where its firmware files come from
     is_pinned  whether the firmware must leave the link's speed alone: the card is behind Intel's
                Thunderbolt bridge (see `policies`)
-    is_paced   whether bursts of writes to VRAM must be kept small: anything but a slot
     """
 
     def __init__(
@@ -86,14 +85,12 @@ class Card:
         progress: Progress = silent,
         *,
         is_pinned: bool = False,
-        is_paced: bool = True,
     ) -> None:
         self.link = link
         self.clock = clock
         self._source = firmware
         self._progress = progress
         self._is_pinned = is_pinned
-        self._is_paced = is_paced
         self._config = ConfigSpace(link, VENDOR_ID)
         self._pinned = Pinned(link)
         self._rpc_runs = False
@@ -124,7 +121,7 @@ class Card:
         self.found = attach.State.USED if self._must_reset else attach.State.COLD
         try:
             self._run(self.next_steps())
-        except BootFailed:
+        except (BootFailed, CardHung):
             if self._must_reset:
                 raise
             # The card answers, but half a boot cannot be gone on with: start it over, once.
@@ -270,7 +267,7 @@ class Card:
         board = self.registers.board
         if not isinstance(board, BusTuring):
             board.BAR1_BLOCK_LOW.write(BarBlockLow())
-        self.vram = Vram(self._bars.vram, self.policy.burst_bytes if self._is_paced else 0)
+        self.vram = Vram(self._bars.vram, self.policy.burst_bytes)
         self.vram.probe(VramAddress(places.TABLES_BYTES))
 
     def _make_space(self) -> None:

@@ -4,6 +4,9 @@ The tree is that of `objects`, as through the kernel driver; what differs is tha
 address space its page directory, each channel its memory, and the compute channel its context.
 Rings and control blocks lie in VRAM: the card fetches from there without the link, and the host
 writes an entry, GP_PUT and the doorbell, which the bus keeps in order.
+
+Sources: open-gpu-kernel-modules 570.144 `kernel_channel.c` (firmware goes by the descriptions of
+memory, not by its handles; the token); tinygrad `nv/ip.py`.
 """
 
 from __future__ import annotations

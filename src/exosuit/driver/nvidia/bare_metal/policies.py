@@ -34,8 +34,7 @@ class Policy:
     pinned_link     for the firmware as well, where the card is behind Intel's Thunderbolt bridge:
                     it must not retrain the link, which would not come back. It keeps the link slow
                     (about 0.9 GB/s) and lasts until the enclosure is switched off
-    burst_bytes     most bytes written to VRAM in a row behind a tunnel
-    risky_hosts     hosts on which this family has brought down the whole computer
+    burst_bytes     most bytes written to VRAM in a row; in a slot the reads between cost nothing
     """
 
     unload_at_exit: bool
@@ -43,7 +42,6 @@ class Policy:
     registry: Mapping[str, int] = field(default_factory=lambda: _REGISTRY)
     pinned_link: Mapping[str, int] = field(default_factory=dict[str, int])
     burst_bytes: int = SAFE_BURST_BYTES
-    risky_hosts: tuple[str, ...] = ()
 
 
 _PINNED = {"RMPcieLinkSpeed": 0x8000_02AA, "PCIEPowerControl": 3}

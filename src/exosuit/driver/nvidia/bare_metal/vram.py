@@ -24,7 +24,7 @@ _PROBE = 0x6578_6F73
 class Vram:
     """The window, and how much is written to it in a row.
 
-    burst_bytes  most bytes between two reads, or 0 where nothing limits them
+    burst_bytes  most bytes between two reads
     """
 
     def __init__(self, bar: Bar, burst_bytes: int) -> None:
@@ -59,14 +59,14 @@ class Vram:
     def write(self, address: int, data: Data) -> None:
         """In pieces that the link can take. Raises LinkError past the window's end."""
         view = memoryview(data).cast("B")
-        step = self._burst_bytes or max(len(view), 1)
+        step = self._burst_bytes
         for at in range(0, len(view), step):
             piece = view[at : at + step]
             self._pace(len(piece), address + at)
             self._bar.write(address + at, piece)
 
     def _pace(self, size: int, address: int) -> None:
-        if self._burst_bytes and self._since_read + size > self._burst_bytes:
+        if self._since_read + size > self._burst_bytes:
             self._bar.read32(address & ~3)
             self._since_read = 0
         self._since_read += size
