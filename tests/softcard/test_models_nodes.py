@@ -50,12 +50,13 @@ def card(
 
 
 def check(
-    path: Path, card: tuple[NvidiaDevice, SoftKernelDriver], cpu: CpuDevice, cache: Path
-) -> None:
-    expected, found = (answers(path, one, cache, GREEDY) for one in (cpu, card[0]))
+    path: Path, card: tuple[NvidiaDevice, SoftKernelDriver], cpu: CpuDevice, cache: Path,
+    tolerance: float, count: int,
+) -> None:  # fmt: skip
+    expected, found = (answers(path, one, cache, GREEDY, count=count) for one in (cpu, card[0]))
     agreement = compare(found[0], expected[0])
     print(f"{card[0].name} ({card[0].route.facts.chip}): {agreement}")
-    assert agreement.error < 0.05
+    assert agreement.error < tolerance
     assert found[1] == expected[1]
 
 
@@ -63,7 +64,7 @@ def check(
 def test_stories(
     card: tuple[NvidiaDevice, SoftKernelDriver], cpu: CpuDevice, shared: Path, cache: Path
 ) -> None:
-    check(shared / "models/stories260k/stories260K-q8_0.gguf", card, cpu, cache)
+    check(shared / "models/stories260k/stories260K-q8_0.gguf", card, cpu, cache, 0.05, 6)
 
 
 @pytest.mark.slow
@@ -71,4 +72,5 @@ def test_stories(
 def test_smollm2(
     card: tuple[NvidiaDevice, SoftKernelDriver], cpu: CpuDevice, shared: Path, cache: Path
 ) -> None:
-    check(shared / "models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q8_0.gguf", card, cpu, cache)
+    path = shared / "models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"
+    check(path, card, cpu, cache, 0.06, 3)

@@ -1,0 +1,311 @@
+"""A card through NVIDIA's kernel driver: the order of its bring-up, and every way that it fails."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.softcard.node_calls import Told
+from tests.softcard.node_cards import RunningClock, open_route, start
+
+from exosuit.driver.nvidia.kernel_driver import KernelDriverRoute, client
+from exosuit.errors import (
+    BootFailed,
+    CardBusy,
+    CardHung,
+    DoesNotFit,
+    ExosuitError,
+    HelperMissing,
+    LinkLost,
+    PermissionNeeded,
+    ProtocolError,
+    UnsupportedCard,
+    UsageError,
+)
+from exosuit.silicon.nvidia.branches import BRANCHES
+from exosuit.silicon.nvidia.classes import ComputeClass, GpfifoClass, ObjectClass
+from exosuit.silicon.nvidia.rm import Status
+from exosuit.silicon.nvidia.rm_controls import GpuUuid, PerfBoost
+from exosuit.softcard.nvidia.kernel_driver.driver import ModelOptions, SoftKernelDriver
+from exosuit.softcard.nvidia.kernel_driver.products import TURING_CLASSES
+from exosuit.units import MiB
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel driver is Linux's")
+
+BRING_UP = """
+open /dev/nvidiactl
+RM_ALLOC ROOT_CLIENT
+RM_CONTROL BuildVersion
+CARD_INFO
+open /dev/nvidia0
+REGISTER_FD
+RM_CONTROL GpuIdInfo
+RM_ALLOC DEVICE
+RM_ALLOC SUBDEVICE
+RM_CONTROL ClassListV2
+RM_CONTROL GpuName
+RM_CONTROL GrInfo
+open /dev/nvidia-uvm
+UVM Initialize
+open /dev/nvidia-uvm
+UVM MmInitialize
+RM_CONTROL FbInfo
+RM_CONTROL SmOrder
+RM_ALLOC Usermode HOPPER_A
+open /dev/nvidia0
+REGISTER_FD
+RM_MAP_MEMORY
+mmap
+RM_CONTROL PerfBoost
+RM_ALLOC VA_SPACE
+RM_CONTROL GpuUuid
+UVM RegisterGpu
+UVM RegisterGpuVaSpace
+RM_ALLOC MEMORY_LOCAL
+UVM CreateExternalRange
+UVM MapExternalAllocation
+open /dev/nvidia0
+REGISTER_FD
+RM_MAP_MEMORY
+mmap
+RM_ALLOC CHANNEL_GROUP
+RM_ALLOC CONTEXT_SHARE
+RM_ALLOC MEMORY_SYSTEM
+open /dev/nvidiactl
+RM_MAP_MEMORY
+mmap
+RM_ALLOC Gpfifo HOPPER_A
+RM_ALLOC Compute HOPPER_A
+RM_CONTROL WorkSubmitToken
+UVM RegisterChannel
+RM_ALLOC DEBUGGER
+RM_ALLOC MEMORY_SYSTEM
+open /dev/nvidiactl
+RM_MAP_MEMORY
+mmap
+RM_ALLOC Gpfifo HOPPER_A
+RM_ALLOC Copy HOPPER_A
+RM_CONTROL WorkSubmitToken
+UVM RegisterChannel
+RM_CONTROL Schedule
+"""
+
+
+def model(**options: Any) -> SoftKernelDriver:
+    return SoftKernelDriver(ModelOptions(**{"vram": 64 * MiB, "strict": False, **options}))
+
+
+def refused(chosen: SoftKernelDriver) -> ExosuitError:
+    """The error of a bring-up that must fail, and leave nothing open."""
+    with pytest.raises(ExosuitError) as caught:
+        open_route(chosen)
+    assert chosen.open_files == 0
+    assert chosen.resources.clients == {}
+    assert chosen.cards[0].memory.free_bytes == chosen.cards[0].memory.size
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["error", "cause", "next"]
+    return caught.value
+
+
+def test_the_order_of_first_use():
+    told = Told(model(strict=True))
+    route = KernelDriverRoute.open(told, 0, RunningClock(told._nodes), 5.0)  # type: ignore[arg-type]
+    assert told.calls == BRING_UP.strip().splitlines()
+    route.stop()
+
+
+@pytest.mark.parametrize("version", ["570.144", "575.64", "580.142", "590.48", "595.45", "610.10"])
+@pytest.mark.parametrize("card", ["ga100", "ga102", "ad102", "gh100", "gb202"])
+def test_every_card_with_every_branch(card: str, version: str):
+    device, chosen = start(card, version=version, vram=64 * MiB)
+    data = np.arange(300_001, dtype=np.uint8)
+    buffer = device.allocate(data.size, "data")
+    device.copy_in(buffer.region(), data)
+    assert (device.copy_out(buffer.region(), np.uint8) == data).all()
+    product, facts = chosen.cards[0].product, device.route.facts
+    assert facts.sm_count == product.shape.sm_count
+    assert facts.chip == f"NVIDIA {product.title.removeprefix('NVIDIA ')}"
+    assert facts.gpfifo_class == max(product.gpfifo)
+    assert isinstance(device.route, KernelDriverRoute)
+    assert f"kernel driver {version}" in device.route.explain()[0]
+    device.close()
+    assert chosen.notes == []
+    assert chosen.open_files == 0
+
+
+def test_the_second_of_two_cards():
+    chosen = model(cards=("ad102", "gh100"), strict=True)
+    first, second = open_route(chosen, 0), open_route(chosen, 1)
+    assert (first.facts.target, second.facts.target) == ("sm_89", "sm_90")
+    first.stop()
+    assert second.take(4096, "still there").size == 4096
+    second.stop()
+    assert chosen.open_files == 0
+
+
+def test_a_kernel_that_does_not_tie_spaces_to_processes():
+    chosen = model()
+    chosen.uvm.mm_status = Status.NOT_SUPPORTED
+    open_route(chosen).stop()
+    assert chosen.notes == []
+
+
+# What is missing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "number", "kind", "says"),
+    [
+        ("/dev/nvidiactl", errno.ENOENT, HelperMissing, "modprobe nvidia"),
+        ("/dev/nvidia-uvm", errno.ENOENT, HelperMissing, "modprobe nvidia-uvm"),
+        ("/dev/nvidiactl", errno.EACCES, PermissionNeeded, "/dev/nvidiactl"),
+        ("/dev/nvidia0", errno.EACCES, PermissionNeeded, "/dev/nvidia0"),
+        ("/dev/nvidia0", errno.EBUSY, CardBusy, "nvidia-smi"),
+        ("/dev/nvidia0", errno.EIO, BootFailed, "NVRM"),
+    ],
+)
+def test_nodes_that_do_not_open(path: str, number: int, kind: type, says: str):
+    chosen = model()
+    chosen.open_errors[path] = number
+    error = refused(chosen)
+    assert type(error) is kind
+    assert says in error.next
+
+
+def test_a_version_without_tables():
+    error = refused(model(version="535.183.01"))
+    assert isinstance(error, ProtocolError)
+    assert "535.183.01" in error.what
+    assert "570, 575, 580, 590, 595, 610" in error.cause
+    assert "cuda:0" in error.next
+    assert error.fields["step"] == "version"
+
+
+def test_a_number_that_no_card_has():
+    with pytest.raises(UsageError) as caught:
+        open_route(model(), 3)
+    assert "nvidia:0" in caught.value.cause
+
+
+def test_turing_is_too_old():
+    error = refused(model(classes=TURING_CLASSES))
+    assert isinstance(error, UnsupportedCard)
+    assert "older than Ampere" in error.cause
+    assert error.fields["step"] == "classes"
+
+
+def test_records_of_another_size(monkeypatch: pytest.MonkeyPatch):
+    """A driver of 595 that is taken for one of 570."""
+    monkeypatch.setattr(client, "branch_of", lambda version: BRANCHES[570])
+    error = refused(model(version="595.45.04"))
+    assert isinstance(error, ProtocolError)
+    assert "another size" in error.cause
+    assert error.fields["status"] == Status.INVALID_PARAM_STRUCT
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "kind", "step"),
+    [
+        (GpfifoClass.HOPPER_A, Status.INVALID_PARAM_STRUCT, ProtocolError, "compute"),
+        (ComputeClass.HOPPER_A, Status.INVALID_CLASS, UnsupportedCard, "compute"),
+        (ComputeClass.HOPPER_A, Status.FABRIC_MANAGER_NOT_PRESENT, BootFailed, "compute"),
+        (ComputeClass.HOPPER_A, Status.NVLINK_FABRIC_NOT_READY, BootFailed, "compute"),
+        (ObjectClass.VA_SPACE, Status.TIMEOUT, CardHung, "addresses"),
+        (ObjectClass.CHANNEL_GROUP, Status.RESET_REQUIRED, CardHung, "group"),
+        (ObjectClass.SUBDEVICE, Status.GPU_IS_LOST, LinkLost, "card"),
+        (GpuUuid.COMMAND, Status.INSUFFICIENT_PERMISSIONS, PermissionNeeded, "addresses"),
+        (ObjectClass.MEMORY_SYSTEM, Status.INSUFFICIENT_RESOURCES, DoesNotFit, "compute"),
+        (ObjectClass.CONTEXT_SHARE, Status.INVALID_STATE, ProtocolError, "group"),
+    ],
+)
+def test_what_the_driver_refuses(number: int, status: Status, kind: type, step: str):
+    chosen = model()
+    chosen.escapes.statuses[number] = status
+    error = refused(chosen)
+    assert type(error) is kind
+    assert error.fields["step"] == step
+    assert error.fields["status"] == status
+
+
+def test_clocks_are_not_everybodys():
+    chosen = model()
+    chosen.escapes.statuses[PerfBoost.COMMAND] = Status.INSUFFICIENT_PERMISSIONS
+    open_route(chosen).stop()
+
+
+def test_a_card_that_is_lost_in_the_middle():
+    device, chosen = start("gh100", vram=64 * MiB, strict=False)
+    buffer = device.allocate(4096, "data")
+    chosen.lose()
+    with pytest.raises(LinkLost) as caught:
+        device.copy_out(buffer.region(), np.uint8)
+    assert "Xid 79" in caught.value.cause
+    with pytest.raises(LinkLost):
+        device.copy_out(buffer.region(), np.uint8)
+    device.close()
+    assert chosen.open_files == 0
+
+
+# Memory ------------------------------------------------------------------------------------------
+
+
+def test_full_memory_names_the_holders():
+    device, chosen = start("gh100", vram=64 * MiB)
+    held = device.allocate(40 * MiB, "the weights")
+    with pytest.raises(DoesNotFit) as caught:
+        device.allocate(40 * MiB, "kv")
+    assert "the weights 40 MiB" in caught.value.cause
+    assert "exosuit plan" in caught.value.next
+    assert chosen.notes == []
+    device.free(held)
+    device.allocate(40 * MiB, "kv")
+    device.close()
+
+
+def test_memory_comes_back():
+    chosen = model(strict=True)
+    route = open_route(chosen)
+    before = chosen.cards[0].memory.free_bytes
+    addresses = set()
+    for _ in range(3):
+        taken = [route.take(3 * MiB, "a"), route.take_low(100, "b"), route.take_host(5000, "c")]
+        assert taken[1].address < 1 << 40
+        assert taken[2].address < 1 << 40
+        assert taken[2].host is not None
+        assert taken[2].host.read(0, 5000) == bytes(5000)
+        addresses.add(tuple(memory.address for memory in taken))
+        for memory in taken:
+            route.give(memory)
+    assert len(addresses) == 1
+    assert chosen.cards[0].memory.free_bytes == before
+    route.stop()
+    route.stop()
+    assert chosen.notes == []
+
+
+def test_buffers_do_not_touch():
+    route = open_route(model(strict=True))
+    taken = sorted(
+        (m for size in (1, 4096, 5 * MiB, 2 * MiB) for m in (route.take(size, "x"),)),
+        key=lambda memory: memory.address,
+    )
+    for one, next_one in pairwise(taken):
+        assert one.address + one.reserved < next_one.address
+    route.stop()
+
+
+def test_a_killed_process_leaves_nothing():
+    """The kernel closes its files in any order, without a word from it."""
+    chosen = model()
+    route = open_route(chosen)
+    route.take(MiB, "weights")
+    for fd in sorted(chosen._files):
+        chosen.close(fd)
+    assert chosen.resources.clients == {}
+    assert chosen.cards[0].memory.free_bytes == chosen.cards[0].memory.size
+    assert chosen.cards[0].channels == {}
+    open_route(chosen).stop()
