@@ -11,13 +11,13 @@ from exosuit.driver.nvidia.loader import Loaded
 from exosuit.errors import KernelError
 from exosuit.silicon.nvidia.bank import STACK_TOP, bank0
 from exosuit.silicon.nvidia.compute import LOCAL_WINDOW, SHARED_WINDOW
+from exosuit.silicon.nvidia.grid import Bank, Grid, Release
 from exosuit.silicon.nvidia.limits import (
     MOST_GROUPS_X,
     MOST_LANES,
     limits,
     most_lanes,
 )
-from exosuit.silicon.nvidia.qmd import Bank, Grid, Release
 from exosuit.units import GpuAddress, KiB, human_bytes
 
 
@@ -42,12 +42,13 @@ def grid(
     loaded: Loaded,
     sm: int,
     sass_version: int,
-    bank: Bank,
+    arguments: Bank,
     dependent: GpuAddress | None,
     release: Release | None,
 ) -> Grid:
     """What the launch's QMD says.
 
+    arguments  bank 0, where it lies
     dependent  address of the QMD that is to be scheduled when this grid has ended
     release    what is to be written then
 
@@ -66,7 +67,7 @@ def grid(
         shared_configs=shared_configs(loaded.shared_bytes, launch.program.group_size, sm),
         local_bytes=loaded.local_bytes,
         sass_version=sass_version,
-        banks={0: bank},
+        banks={0: arguments},
         releases=() if release is None else (release,),
         dependent=dependent,
         virtual_resources=kernel.virtual_resources,

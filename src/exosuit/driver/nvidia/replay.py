@@ -30,6 +30,7 @@ from exosuit.silicon.nvidia.compute import (
     InvalidateShaderCachesNoWfi,
     PcasAction,
 )
+from exosuit.silicon.nvidia.grid import Bank, Release, StructureSize
 from exosuit.silicon.nvidia.push import (
     COMPUTE,
     HOST,
@@ -38,7 +39,7 @@ from exosuit.silicon.nvidia.push import (
     SemExecute,
     methods,
 )
-from exosuit.silicon.nvidia.qmd import ALIGNMENT, Bank, Qmd, Release, StructureSize
+from exosuit.silicon.nvidia.qmd import ALIGNMENT, Qmd
 from exosuit.units import GpuAddress, round_up
 
 _ALL_CACHES = InvalidateShaderCachesNoWfi(instruction=True, global_data=True, constant=True)

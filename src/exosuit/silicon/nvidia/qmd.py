@@ -1,7 +1,7 @@
 """QMD: the descriptor of one grid, 256 bytes up to Ada, 384 from Hopper on.
 
 Three layouts hold the same facts at other bits: version 3 (Ampere, Ada), 4 (Hopper) and 5
-(Blackwell). `Grid` is those facts; `layout(compute_class)` says which layout holds them, and its
+(Blackwell). A `Grid` is those facts; `layout(compute_class)` says which layout holds them, and its
 `encode_grid` and `grid` go there and back. Fields have the names of versions 4 and 5 where
 version 3 has others (CTA_RASTER_WIDTH, RELEASE0_*).
 
@@ -14,19 +14,26 @@ Mesa's `nak/qmd.rs` set them. Version 4 with GRID_CTA and a group is assumed, by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
 from exosuit.datasheet import Word, bits, flag, split
 from exosuit.silicon.nvidia.classes import ComputeClass
+from exosuit.silicon.nvidia.grid import RELEASES, Bank, Grid, Release
+from exosuit.silicon.nvidia.qmd_parts import (
+    Bank3,
+    Bank4,
+    BankFlags4,
+    Release3,
+    Release4,
+    ReleaseFlags4,
+)
 
 ALIGNMENT = 256
 POINTER_SHIFT = 8
 GROUP = 0x3F
 """QMD_GROUP_ID: what tinygrad sets on every chip that it drives."""
-BANKS, RELEASES = 8, 2
-"""A third release exists from Hopper on; nobody needs it."""
+BANKS = 8
 MOST_PREFETCH = 0x1FF
 _PREFETCH_SHIFT = 8
 _BANK_SIZE_SHIFT = 4
@@ -54,68 +61,6 @@ class MembarType(IntEnum):
     L1_NONE = 0
     L1_SYSMEMBAR = 1
     L1_MEMBAR = 3
-
-
-class StructureSize(IntEnum):
-    """What a release writes."""
-
-    FOUR_WORDS = 0
-    ONE_WORD = 1
-    TWO_WORDS = 2
-
-
-@dataclass(frozen=True)
-class Bank:
-    """A constant bank: `size` bytes at `address`."""
-
-    address: int
-    size: int
-    invalidate: bool = False
-
-
-@dataclass(frozen=True)
-class Release:
-    """A semaphore that is written when the grid has ended and its writes are visible."""
-
-    address: int
-    payload: int
-    size: StructureSize = StructureSize.ONE_WORD
-    is_wide: bool = False
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What one launch is.
-
-    program            address of the first instruction, a multiple of 16
-    code_bytes         of the program, to be prefetched as far as that goes
-    groups, lanes      in x, y, z
-    registers          of a lane
-    barriers           of a group
-    shared_bytes       of a group, a multiple of 128, with what the system takes
-    shared_configs     the SM's division: least, wanted and most, in KiB
-    local_bytes        scratch of a lane at the upper end of its window, a multiple of 16
-    sass_version       0x86 for sm_86
-    banks              constant banks by number
-    releases           semaphores, at most RELEASES
-    dependent          address of the QMD to schedule when this one has ended
-    virtual_resources  from Blackwell on, as the cubin says
-    """
-
-    program: int
-    code_bytes: int
-    groups: tuple[int, int, int]
-    lanes: tuple[int, int, int]
-    registers: int
-    barriers: int
-    shared_bytes: int
-    shared_configs: tuple[int, int, int]
-    local_bytes: int
-    sass_version: int
-    banks: dict[int, Bank]
-    releases: tuple[Release, ...] = ()
-    dependent: int | None = None
-    virtual_resources: int = 0
 
 
 class Qmd(Word):
@@ -255,69 +200,6 @@ def _config_code(kib: int) -> int:
 
 def _config_kib(code: int) -> int:
     return 4 * (code - 1)
-
-
-class Bank3(Word):
-    """CONSTANT_BUFFER_*(i) of version 3, but for the valid bit."""
-
-    WIDTH = 64
-    addr = bits(48, 0)
-    prefetch_post = flag(49)
-    invalidate = flag(50)
-    size_shifted4 = bits(63, 51)
-
-
-class Bank4(Word):
-    """CONSTANT_BUFFER_*(i) of versions 4 and 5, but for the flags."""
-
-    WIDTH = 64
-    addr_shifted6 = bits(50, 0)
-    size_shifted4 = bits(63, 51)
-
-
-class BankFlags4(Word):
-    WIDTH = 4
-    valid = flag(0)
-    prefetch = bits(2, 1)
-    invalidate = flag(3)
-
-
-class Release3(Word):
-    """RELEASE0_*, RELEASE1_* of version 3."""
-
-    WIDTH = 128
-    address = bits(39, 0)
-    membar_type = flag(51, "FE_SYSMEMBAR")
-    reduction_op = bits(54, 52)
-    enable = flag(55)
-    reduction_format = bits(57, 56)
-    reduction_enable = flag(58)
-    non_blocking_intr_type = bits(60, 59)
-    payload64b = flag(61)
-    structure_size = bits(63, 62, kind=StructureSize)
-    payload = bits(127, 64)
-
-
-class Release4(Word):
-    """RELEASE_SEMAPHORE0_* of versions 4 and 5."""
-
-    WIDTH = 128
-    addr = bits(56, 0)
-    payload = bits(127, 64)
-
-
-class ReleaseFlags4(Word):
-    """RELEASE_*(i) of versions 4 and 5."""
-
-    WIDTH = 16
-    enable = flag(0)
-    structure_size = bits(2, 1, kind=StructureSize)
-    membar_type = flag(3, "FE_SYSMEMBAR")
-    reduction_enable = flag(4)
-    reduction_op = bits(7, 5)
-    reduction_format = bits(9, 8)
-    trap_type = bits(11, 10)
-    payload64b = flag(12)
 
 
 class Qmd3(Qmd):

@@ -30,8 +30,9 @@ from exosuit.kernel import Target, compile_kernel
 from exosuit.program import Program
 from exosuit.silicon.nvidia.bank import bank0
 from exosuit.silicon.nvidia.compute import Compute
+from exosuit.silicon.nvidia.grid import Bank, Release, StructureSize
 from exosuit.silicon.nvidia.push import methods, read_methods
-from exosuit.silicon.nvidia.qmd import Bank, Qmd3, Qmd4, Qmd5, Release, StructureSize
+from exosuit.silicon.nvidia.qmd import Qmd3, Qmd4, Qmd5
 from exosuit.units import GpuAddress
 
 BASE = GpuAddress(0x12_0000_0000)

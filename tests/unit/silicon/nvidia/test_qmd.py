@@ -8,22 +8,15 @@ from typing import Any
 import pytest
 from tests.unit.silicon.nvidia.vendor_headers import QMDV04_00, header, table
 
-from exosuit.silicon.nvidia.qmd import (
-    Bank,
+from exosuit.silicon.nvidia.grid import Bank, Grid, Release, StructureSize
+from exosuit.silicon.nvidia.qmd import Qmd, Qmd3, Qmd4, Qmd5, layout
+from exosuit.silicon.nvidia.qmd_parts import (
     Bank3,
     Bank4,
     BankFlags4,
-    Grid,
-    Qmd,
-    Qmd3,
-    Qmd4,
-    Qmd5,
-    Release,
     Release3,
     Release4,
     ReleaseFlags4,
-    StructureSize,
-    layout,
 )
 
 GRID = Grid(

@@ -10,9 +10,10 @@ from exosuit.silicon.nvidia.bank import STACK_TOP, bank0
 from exosuit.silicon.nvidia.classes import ComputeClass, CopyClass, GpfifoClass
 from exosuit.silicon.nvidia.compute import LOCAL_WINDOW, SHARED_WINDOW, Compute, PcasAction
 from exosuit.silicon.nvidia.copy import Copy
+from exosuit.silicon.nvidia.grid import Bank, Grid, Release
 from exosuit.silicon.nvidia.limits import SYSTEM_SHARED, limits, sass_version
 from exosuit.silicon.nvidia.push import COMPUTE, COPY, HOST, Host, entry, methods, wide
-from exosuit.silicon.nvidia.qmd import Bank, Grid, Release, layout
+from exosuit.silicon.nvidia.qmd import layout
 from exosuit.softcard.card import Refused
 from exosuit.softcard.nvidia.executor.channel import ChannelSetup
 from exosuit.softcard.nvidia.executor.memory import MemoryFault

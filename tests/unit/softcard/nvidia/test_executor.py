@@ -8,8 +8,8 @@ from tests.unit.softcard.nvidia.bench import DATA, FLAG, Bench
 
 from exosuit.silicon.nvidia.compute import Compute
 from exosuit.silicon.nvidia.copy import Copy
+from exosuit.silicon.nvidia.grid import Release, StructureSize
 from exosuit.silicon.nvidia.push import COMPUTE, COPY, HOST, Host, methods, wide
-from exosuit.silicon.nvidia.qmd import Release, StructureSize
 
 WAIT_GEQ, SIGNAL_64_TIME, SIGNAL_32 = 0x0100_0003, 0x0310_0001, 0x0010_0001
 

@@ -23,8 +23,9 @@ from tests.unit.softcard.nvidia.bench import (
 
 from exosuit.silicon.nvidia.compute import Compute
 from exosuit.silicon.nvidia.copy import Copy
+from exosuit.silicon.nvidia.grid import Release
 from exosuit.silicon.nvidia.push import COMPUTE, COPY, Host
-from exosuit.silicon.nvidia.qmd import Release, layout
+from exosuit.silicon.nvidia.qmd import layout
 from exosuit.softcard.nvidia.ptx import grid
 
 ROUNDS = 40

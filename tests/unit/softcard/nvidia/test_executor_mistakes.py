@@ -23,9 +23,9 @@ from tests.unit.softcard.nvidia.bench import (
 from exosuit.silicon.nvidia.compute import Compute
 from exosuit.silicon.nvidia.copy import Copy
 from exosuit.silicon.nvidia.exceptions import WarpError, Xid
+from exosuit.silicon.nvidia.grid import Bank, Release, StructureSize
 from exosuit.silicon.nvidia.limits import local_tpc_bytes
 from exosuit.silicon.nvidia.push import COMPUTE, COPY, HOST, Host, entry, methods, wide
-from exosuit.silicon.nvidia.qmd import Bank, Release, StructureSize
 from exosuit.softcard.card import Refused
 from exosuit.softcard.nvidia.executor.faults import (
     Engine,

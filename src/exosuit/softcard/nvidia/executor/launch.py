@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from exosuit.silicon.nvidia.bank import STACK_RESERVED, STACK_TOP, Bank0, bank0
 from exosuit.silicon.nvidia.compute import WINDOW_BYTES
 from exosuit.silicon.nvidia.exceptions import WarpError
+from exosuit.silicon.nvidia.grid import Grid, Release, StructureSize
 from exosuit.silicon.nvidia.limits import (
     MOST_GROUPS_X,
     MOST_LANES,
@@ -27,16 +28,7 @@ from exosuit.silicon.nvidia.limits import (
     most_lanes,
     sass_version,
 )
-from exosuit.silicon.nvidia.qmd import (
-    ALIGNMENT,
-    Grid,
-    MembarType,
-    Qmd,
-    QmdType,
-    Release,
-    StructureSize,
-    layout,
-)
+from exosuit.silicon.nvidia.qmd import ALIGNMENT, MembarType, Qmd, QmdType, layout
 from exosuit.softcard.nvidia.executor.caches import Caches
 from exosuit.softcard.nvidia.executor.faults import (
     Engine,
