@@ -31,6 +31,8 @@ from exosuit.softcard.nvidia.bus import Bus
 from exosuit.softcard.registers import Refuse
 
 Words = NDArray[np.uint64]
+MOST_TABLES = 1 << 15
+"""So many tables are read of one space, 64 GiB in small pages: beyond that they are a loop."""
 
 
 class Place(Enum):
@@ -70,6 +72,7 @@ class Walker:
         self._base = host_address(memory)
         self._bus = bus
         self._refuse = refuse
+        self._left = 0
         pte = format.pte.FIELDS
         self._aperture = np.uint64(pte["aperture"].low)
         self._read_only = np.uint64(pte["read_only"].low)
@@ -78,6 +81,7 @@ class Walker:
 
     def read(self, root: int) -> list[Run]:
         """Everything that the tables below `root` map, in order of addresses."""
+        self._left = MOST_TABLES
         return join(self._table(root, 0, 0))
 
     def _table(self, at: int, level: int, base: int) -> Iterator[Run]:
@@ -85,6 +89,11 @@ class Walker:
         words = self._words(at, self._format.entries(level) * self._format.entry_bytes(level))
         if words is None:
             self._refuse(f"a page table at {at:#x}, outside local memory, for {base:#x}")
+            return
+        self._left -= 1
+        if self._left < 0:
+            if self._left == -1:
+                self._refuse(f"more than {MOST_TABLES} page tables below one root")
             return
         if level == self._format.last:
             yield from self._pages(words, base, shift)

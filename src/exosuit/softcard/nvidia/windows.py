@@ -17,10 +17,11 @@ from exosuit.silicon.nvidia.boot import (
     BarBlockLow,
     Window,
 )
-from exosuit.silicon.nvidia.falcon import GSP
+from exosuit.silicon.nvidia.falcon import GSP, Falcon
 from exosuit.softcard.nvidia.boot import Boot, Protected
 from exosuit.softcard.registers import Refuse, RegisterFile
 
+_ENGINE = GSP + Falcon.ENGINE.description.offset
 _GSP_BYTES = 0x2000
 _QUEUES_AT = 0xC00
 """From here on the GSP's page holds the doorbells of its queues."""
@@ -69,7 +70,7 @@ class RegisterWindow:
                 self._memory[at : at + size] = data
         elif offset % 4 or size != 4:
             self._refuse(f"a write of {size} bytes at {offset:#x} of registers")
-        elif self._boot.is_locked and GSP <= offset < GSP + _QUEUES_AT:
+        elif self._boot.is_locked and GSP <= offset < GSP + _QUEUES_AT and offset != _ENGINE:
             self._refuse(f"a write at {offset:#x}, of a core that the host is locked out of")
         else:
             self._registers.write32(offset, int.from_bytes(data, "little"))
