@@ -14,6 +14,9 @@ import llvmlite.binding as llvm
 import numpy as np
 from numpy.typing import NDArray
 
+LARGE = 600_000
+"""Characters of IR. Beyond that LLVM's quick way of making code pays: four times as fast, for code
+that takes a quarter longer."""
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -28,16 +31,16 @@ class HostCode:
         self._folder = folder
         self._engines: list[Any] = []
 
-    def functions(self, key: str, ir: str, *names: str, optimise: bool = True) -> list[int]:
+    def functions(self, key: str, ir: str, *names: str) -> list[int]:
         """Addresses of functions of the module `ir`, which is made only where `key` is unknown."""
-        return self.load(self.object(key, ir, optimise), *names)
+        return self.load(self.object(key, ir), *names)
 
-    def object(self, key: str, ir: str, optimise: bool = True) -> bytes:
+    def object(self, key: str, ir: str) -> bytes:
         """The object of a module, from the folder if it is there."""
         name = hashlib.sha256(f"{key}\n{_machine_name()}".encode()).hexdigest()[:40]
         found = self._read(name)
         if found is None:
-            found = compile_ir(ir, optimise)
+            found = compile_ir(ir)
             self._write(name, found)
         return found
 
@@ -75,9 +78,9 @@ class HostCode:
                 temporary.unlink(missing_ok=True)
 
 
-def compile_ir(ir: str, optimise: bool = True) -> bytes:
+def compile_ir(ir: str) -> bytes:
     """An object for this host. RuntimeError for IR that LLVM refuses: a mistake of ours."""
-    machine = _target_machine(optimise)
+    machine = _target_machine(optimise=len(ir) < LARGE)
     module = llvm.parse_assembly(ir)
     module.data_layout = str(machine.target_data)
     module.verify()

@@ -154,7 +154,7 @@ def _dot_integers(wave: Wave, size: int, signs: int) -> None:
     if wave.instruction.clamp:
         raise Untranslated(f"{wave.instruction.name} with clamp")
     if size == 8:
-        total = total + dot_bytes(a, b, signs)
+        total = total + wave.routine(f"dot_bytes_{signs & 3}", a, b, result=total)
     else:
         for k in range(32 // size):
             fields = [
@@ -165,29 +165,6 @@ def _dot_integers(wave: Wave, size: int, signs: int) -> None:
             ]
             total = total + fields[0] * fields[1]
     wave.set_vector(wave.instruction.vdst, total, wave.writes())
-
-
-def dot_bytes(a: Lanes, b: Lanes, signs: int) -> Lanes:
-    """Sums of four products of bytes, by way of 16-bit fields, which hold each byte exactly."""
-    total = a.like(0)
-    for odd in (False, True):
-        fields: list[Lanes] = []
-        for n, x in enumerate((a, b)):
-            pairs = x.view("i16", 2 * x.count)
-            if signs >> n & 1:
-                pairs = pairs.ashr(8) if odd else (pairs << 8).ashr(8)
-            else:
-                pairs = pairs >> 8 if odd else pairs & 255
-            fields.append(pairs)
-        total = total + pair_products(*fields)
-    return total
-
-
-def pair_products(a: Lanes, b: Lanes) -> Lanes:
-    """Of neighbouring i16 the sum of products, i32; LLVM knows x86's instruction in this form."""
-    products = a.to("i32", signed=True) * b.to("i32", signed=True)
-    even, odd = range(0, a.count, 2), range(1, a.count, 2)
-    return products.shuffle(even) + products.shuffle(odd)
 
 
 def _dot_halves(wave: Wave, kind: str) -> None:

@@ -43,9 +43,6 @@ PAGE = 4096
 BUDGET = 1 << 34
 """Instructions times lanes that one wave may run: tens of seconds of the host."""
 _SLICE = 1 << 22
-_LARGE = 600_000
-"""Characters of IR. Beyond that LLVM's quick way of making code pays: four times as fast, for code
-that takes a quarter longer."""
 _GENERATION = "gfx11"
 _KEPT_IN_FLOAT_MODE = 0xF0
 _ROUNDING = 0x0F
@@ -309,9 +306,7 @@ class Shaders:
         digest = hashlib.sha256(f"{_sources_hash()} {mode} {pieces}".encode()).hexdigest()
         if digest not in self._by_hash:
             ir = translate.translate(blocks, mode)
-            (self._by_hash[digest],) = self._code.functions(
-                digest, ir, "wave", optimise=len(ir) < _LARGE
-            )
+            (self._by_hash[digest],) = self._code.functions(digest, ir, "wave")
         program = _Program(pieces, self._by_hash[digest])
         self._programs[key] = program
         return program

@@ -8,7 +8,7 @@ from exosuit.softcard.nvidia.ptx.parse import Instruction
 from exosuit.softcard.nvidia.ptx.state import WARP
 from exosuit.softcard.nvidia.ptx.types import Type, operand, result, type_of, unsupported
 from exosuit.softcard.nvidia.ptx.warp import INTEGER, Warp, vector
-from exosuit.softcard.translation.ir import Lanes
+from exosuit.softcard.translation.ir import Function, Lanes, type_name
 
 Binary = Callable[[Lanes, Lanes, Type], Lanes]
 
@@ -187,16 +187,28 @@ def _lop3(warp: Warp, made: Instruction) -> None:
 
 
 def _dot4(warp: Warp, made: Instruction) -> None:
+    """A function of the module: programs have hundreds, each of two dozen instructions."""
     to, *sources = made.operands
-    a, b, total = (warp.integer(text, 32) for text in sources)
-    signs = [part == "s32" for part in made.parts[1:]]
+    name = "_".join(made.parts)
+    if name not in warp.used:
+        warp.used[name] = _dot4_text(name, [part == "s32" for part in made.parts[1:]])
+    operands = ", ".join(warp.integer(text, 32).typed for text in sources)
+    kind = type_name("i32", WARP)
+    warp.write(to, warp.ir.value("i32", WARP, f"call {kind} @{name}({operands})"))
+
+
+def _dot4_text(name: str, signs: list[bool]) -> str:
+    """`name(a, b, total)`: the products of four bytes each, added to the total."""
+    ir, kind = Function(), type_name("i32", WARP)
+    a, b, total = (Lanes(ir, "i32", WARP, f"%{k}") for k in "abc")
     for k in range(4):
         product: list[Lanes] = []
         for value, signed in zip((a, b), signs, strict=True):
             top = value << (24 - 8 * k)
             product.append(top.ashr(24) if signed else top >> 24)
         total = total + product[0] * product[1]
-    warp.write(to, total)
+    head = f"define internal {kind} @{name}({kind} %a, {kind} %b, {kind} %c) nounwind {{"
+    return "\n".join([head, *ir.lines, f"  ret {total.typed}", "}"])
 
 
 # Choosing and moving --------------------------------------------------------------------------

@@ -233,9 +233,7 @@ def test_host_code_is_kept_on_disk(tmp_path, monkeypatch):
     from exosuit.softcard.translation import host
 
     original = host.compile_ir
-    monkeypatch.setattr(
-        host, "compile_ir", lambda ir, optimise: made.append(ir) or original(ir, optimise)
-    )
+    monkeypatch.setattr(host, "compile_ir", lambda ir: made.append(ir) or original(ir))
     for _ in range(2):
         card = FlatCard(1 << 20)
         card.shaders = Shaders("gfx1100", card.tlb, tmp_path, 1)

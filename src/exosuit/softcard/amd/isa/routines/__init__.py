@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from functools import cache
 
-from exosuit.softcard.amd.isa.routines import atomics, lanes, mathematics, matrices, transfers
+from exosuit.softcard.amd.isa.routines import atomics, dots, lanes, mathematics, matrices, transfers
 from exosuit.softcard.amd.isa.routines.atomics import ATOMICS
 from exosuit.softcard.amd.isa.routines.writing import Routine
 
-_ROOMS = (transfers, atomics, lanes, matrices, mathematics)
+_ROOMS = (transfers, atomics, lanes, dots, matrices, mathematics)
 
 
 @cache
