@@ -267,9 +267,10 @@ def route(visit: Visit, speed: Speed) -> dict[str, Any]:
     path = _model(visit, speed)
     if visit.is_dry:
         return {"left_out": "there is no kernel driver in a dry run"}
-    tokens = {name: _tokens(name, path) for name in (DEVICE, "nvidia:0")}
+    names = (DEVICE, "nvidia:0")
+    tokens = {name: _elsewhere(_tokens, name, path) for name in names}
     speeds = {
-        name: decode_and_prefill(visit, speed, name)["results"][0] for name in (DEVICE, "nvidia:0")
+        name: _elsewhere(decode_and_prefill, visit, speed, name)["results"][0] for name in names
     }
     return {
         "same_tokens": tokens[DEVICE] == tokens["nvidia:0"], "tokens": tokens, "speeds": speeds,
@@ -296,6 +297,15 @@ def peers(visit: Visit, speed: Speed) -> dict[str, Any]:
 
 
 # What they share --------------------------------------------------------------------------------
+
+
+def _elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call it in a process of its own: libcuda and the kernel's driver share no address space."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
 
 
 def _open(name: str) -> Any:
