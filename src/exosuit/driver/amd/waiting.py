@@ -15,10 +15,9 @@ from exosuit.driver.amd.hubs import Hubs
 from exosuit.driver.amd.ih import InterruptRing
 from exosuit.driver.amd.registers import Registers
 from exosuit.driver.amd.ring import Seen, SignalPage
+from exosuit.driver.polling import poll
 from exosuit.errors import ExosuitError
 
-_SPINS = 50
-_SHORTEST_S, _LONGEST_S = 20e-6, 1e-3
 _LOOK_EVERY_S = 2.0
 
 
@@ -60,26 +59,15 @@ class Waiting:
             raise
 
     def _poll(self, reached: Callable[[Seen], bool], what: str) -> None:
-        began = looked = self._clock.now()
-        pause, spins = _SHORTEST_S, 0
-        while True:
+        def look() -> bool:
             seen = self._page.look()
             if self._interrupts.has_reports(seen.interrupts):
                 self._read_reports()
-            if reached(seen):
-                return
-            spins += 1
-            if spins < _SPINS:
-                self._clock.sleep(0)
-                continue
-            self._clock.sleep(pause)
-            pause = min(pause * 2, _LONGEST_S)
-            now = self._clock.now()
-            if now - looked >= _LOOK_EVERY_S:
-                looked = now
-                self._look_closer()
-            if now - began >= self.hang_s:
-                raise explain_hang(self._registers, what, now - began)
+            return reached(seen)
+
+        waited_s = poll(look, self._clock, self.hang_s, self._look_closer, _LOOK_EVERY_S)
+        if waited_s is not None:
+            raise explain_hang(self._registers, what, waited_s)
 
     def _look_closer(self) -> None:
         """What the host's memory cannot tell: the link, and a fault without a report."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from exosuit.driver.nvidia.route import PAGE, Memory, Route
 from exosuit.driver.placed import HostMemory
+from exosuit.driver.polling import poll
 from exosuit.driver.timeline import has_passed
 from exosuit.errors import CardHung, ExosuitError
 from exosuit.units import GpuAddress, human_seconds
@@ -16,10 +17,6 @@ from exosuit.units import GpuAddress, human_seconds
 SIGNAL_BYTES = 16
 """Room of one signal; semaphores are aligned to it."""
 
-_SPINS = 50
-_SHORTEST_S, _LONGEST_S = 20e-6, 1e-3
-_SHARE = 1 / 64
-"""Of the time waited so far that the next pause takes: what a wait may be late by."""
 _ASK_EVERY_S = 0.1
 
 
@@ -52,23 +49,17 @@ class Waiting:
             raise
 
     def _poll(self, signal: int, value: int, what: str) -> None:
-        clock = self._route.clock
-        began = asked = clock.now()
-        pause, spins = _SHORTEST_S, 0
-        while not has_passed(self._look(signal), value):
-            spins += 1
-            if spins < _SPINS:
-                clock.sleep(0)
-                continue
-            clock.sleep(pause)
-            now = clock.now()
-            pause = min(max((now - began) * _SHARE, _SHORTEST_S), _LONGEST_S)
-            if now - asked >= _ASK_EVERY_S:
-                asked = now
-                self._route.check()
-            if now - began >= self._route.hang_s:
-                self._route.check()
-                raise _hung(what, now - began)
+        route = self._route
+        waited_s = poll(
+            lambda: has_passed(self._look(signal), value),
+            route.clock,
+            route.hang_s,
+            route.check,
+            _ASK_EVERY_S,
+        )
+        if waited_s is not None:
+            route.check()
+            raise _hung(what, waited_s)
 
     def _look(self, signal: int) -> int:
         return int.from_bytes(self._host.read(SIGNAL_BYTES * signal, 4), "little")

@@ -99,16 +99,6 @@ def test_a_hang_is_told_once_and_kept():
     assert route.doorbells == 1
 
 
-@pytest.mark.parametrize("takes_s", [50e-6, 1e-3, 8e-3, 0.5])
-def test_a_wait_is_hardly_longer_than_the_work(takes_s: float):
-    """By two pauses, because the card here is a pause late itself: of 20 us, or of a sixtieth."""
-    route, clock, queue = made()
-    began = clock.now()
-    clock.work = lambda: clock.now() >= began + takes_s and route.executor.run()
-    queue.wait(bind(queue), "a graph")
-    assert clock.now() - began < takes_s * (1 + 2 / 60) + 45e-6
-
-
 def test_what_the_route_finds_ends_a_wait():
     route, _, queue = made()
     number = bind(queue)
