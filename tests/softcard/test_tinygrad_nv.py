@@ -32,8 +32,13 @@ def card(name: str, bar: int = 0) -> NvidiaCard:
     return made
 
 
-def drive(card: NvidiaCard, address: str, works: str, folder: Path) -> str:
-    """Run tinygrad in a process of its own; what it printed."""
+def drive(
+    card: NvidiaCard, address: str, works: str, folder: Path, firmware: Path | None = None
+) -> str:
+    """Run tinygrad in a process of its own; what it printed.
+
+    firmware  folder of the vendor's own files, instead of synthetic ones
+    """
     environment = {
         **os.environ,
         "DEV": "PCI+NV",
@@ -45,7 +50,7 @@ def drive(card: NvidiaCard, address: str, works: str, folder: Path) -> str:
         environment["APL_REMOTE_SOCK"] = address.removeprefix("unix:")
     else:
         environment["REMOTE"] = address.removeprefix("tcp:")
-    command = [sys.executable, str(CHILD), works]
+    command = [sys.executable, str(CHILD), works, str(firmware or "")]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=120, check=False
     )

@@ -1,25 +1,36 @@
 """Runs in a process of its own: tinygrad as a driver of the NVIDIA card at $REMOTE.
 
-Usage: tinygrad_nv_child.py WORK[,WORK...]. Everything is tinygrad's own but the firmware files,
-which it would fetch from the network and which have synthetic ones in their place. Its kernels are
-machine code that nobody runs here, so it copies and waits.
+Usage: tinygrad_nv_child.py WORK[,WORK...] [FOLDER]. Everything is tinygrad's own but the firmware
+files, which it would fetch from the network: they come from the folder, and must be those that it
+knows, or synthetic ones stand in their place. Its kernels are machine code that nobody runs here,
+so it copies and waits.
 """
 
+import hashlib
+import os
 import sys
+from pathlib import Path
 
 import numpy as np
 from tests.softcard.tinygrad_child import die, use_the_app
 
 
-def prepare() -> None:
-    import os
-
+def prepare(folder: str) -> None:
     from tinygrad.runtime.support.nv import ip
 
     from exosuit.softcard.nvidia.firmware import SyntheticFirmware
 
     files = SyntheticFirmware()
-    ip.fetch_fw = lambda folder, name, sha256: files.read(f"{folder}/{name}")
+
+    def stored(path: str, name: str, sha256: str) -> bytes:
+        data = (Path(folder) / path / name).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == sha256, name
+        return data
+
+    def synthetic(path: str, name: str, sha256: str) -> bytes:
+        return files.read(f"{path}/{name}")
+
+    ip.fetch_fw = stored if folder else synthetic
     if "APL_REMOTE_SOCK" in os.environ:
         use_the_app()
 
@@ -41,7 +52,7 @@ def copies() -> None:
 
 
 def main() -> None:
-    prepare()
+    prepare(sys.argv[2] if len(sys.argv) > 2 else "")
     works = {"boot": boot, "copies": copies, "die": die}
     for work in sys.argv[1].split(","):
         works[work]()

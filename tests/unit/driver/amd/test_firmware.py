@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.softcard.amd_cards import boot, check_it_copies, make
+from tests.softcard.debian import unpack
 
 from exosuit.advise.firmware import StoredFirmware
 from exosuit.driver.amd.firmware import file_names, load_firmware
@@ -119,51 +118,10 @@ def test_a_file_that_nobody_knows(tmp_path: Path):
 # The vendor's own -----------------------------------------------------------------------------
 
 
-def _mirror() -> str:
-    """The archive that this machine installs from, and its newest release; skips elsewhere."""
-    command = ["apt-get", "indextargets", "--format", "$(SITE)", "Created-By: Packages"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except OSError:
-        pytest.skip("this system has no apt-get")
-    sites = [line for line in told.stdout.splitlines() if line.rstrip("/").endswith("/debian")]
-    if not sites:
-        pytest.skip("this system does not install from Debian's archive")
-    return f"{sites[0]} stable"
-
-
 @pytest.fixture(scope="session")
 def real(tmp_path_factory) -> Path:
     """Debian's firmware-amd-graphics, unpacked; skipped where it cannot be had."""
-    given_folder = os.environ.get("EXOSUIT_TEST_FIRMWARE")
-    if given_folder:
-        return Path(given_folder)
-    folder = tmp_path_factory.mktemp("firmware")
-    sources = folder / "sources.list"
-    sources.write_text(f"deb [trusted=yes] {_mirror()} non-free-firmware\n")
-    options = [
-        "-o", f"Dir::Etc::sourcelist={sources}", "-o", "Dir::Etc::sourceparts=/dev/null",
-        "-o", f"Dir::State::lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache",
-        "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=0",
-        "-o", "Acquire::http::Timeout=10",
-    ]  # fmt: skip
-    (folder / "lists/partial").mkdir(parents=True)
-    (folder / "cache/archives/partial").mkdir(parents=True)
-    for command in (["update"], ["download", "firmware-amd-graphics"]):
-        try:
-            done = subprocess.run(
-                ["apt-get", *options, *command], cwd=folder, capture_output=True, text=True,
-                timeout=240, check=False,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired) as error:
-            pytest.skip(f"apt-get cannot fetch firmware-amd-graphics: {error}")
-        if done.returncode:
-            pytest.skip(f"firmware-amd-graphics cannot be had: {done.stderr.strip()[-200:]}")
-    package = next(folder.glob("firmware-amd-graphics*.deb"))
-    subprocess.run(["dpkg-deb", "-x", package, folder / "root"], check=True, timeout=120)
-    found = next((folder / "root").rglob("amdgpu/psp_13_0_0_sos.bin*"), None)
-    assert found is not None, "the package holds no PSP firmware"
-    return found.parent.parent
+    return unpack("firmware-amd-graphics", "stable", tmp_path_factory.mktemp("firmware"))
 
 
 class Folder:
