@@ -4,6 +4,11 @@ A session boots the card, loads a tiny model and answers; the schedule makes the
 the client itself fail at chosen accesses. Two ends are right: the answer is the host's, token for
 token, or an ExosuitError says what happened, why and what to do. Whatever came before, the next
 session on the same card must answer. `python benchmarks/faults.py` runs a thousand.
+
+Cards of NVIDIA's may need their power cut first, where a fault leaves what no reset takes back; the
+session before must have said so. On them two things more are wrong whatever a session answers: a
+request of the card's to memory that is not mapped, and firmware that could make one when its host
+memory goes. A Mac does not survive either.
 """
 
 from __future__ import annotations
@@ -15,19 +20,26 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.softcard.nvidia_cards import CHIPS as NVIDIA_CHIPS
+from tests.softcard.nvidia_cards import assemble
+
 from exosuit.clock import Clock
 from exosuit.driver.amd import AmdDevice, Card
 from exosuit.driver.device import Device
+from exosuit.driver.nvidia.bare_metal import BareMetalRoute
+from exosuit.driver.nvidia.bare_metal import Card as NvidiaDriver
+from exosuit.driver.nvidia.device import NvidiaDevice
 from exosuit.engine.batch import Run, Sampling
 from exosuit.engine.runner import open_runner
 from exosuit.errors import ExosuitError
 from exosuit.link.function import Bar, Data, PciFunction
-from exosuit.softcard.amd.card import AmdCard
 from exosuit.softcard.amd.firmware import SyntheticFirmware
-from exosuit.softcard.card import Options
+from exosuit.softcard.card import Options, SoftCard
 from exosuit.softcard.chips import make_card
 from exosuit.softcard.direct import DirectLink
-from exosuit.softcard.faults import GENERAL, FaultKind, FaultSchedule
+from exosuit.softcard.faults import GENERAL, NVIDIA, FaultKind, FaultSchedule
+from exosuit.softcard.nvidia.card import NvidiaCard
+from exosuit.softcard.nvidia.firmware import SyntheticFirmware as NvidiaFirmware
 from exosuit.units import MiB
 
 PROMPT = (1, 403, 407, 261, 378)
@@ -37,8 +49,44 @@ HANG_S = 2.0
 LIMIT_S = 60
 """Real seconds after which a session counts as hung."""
 CLIENT_KINDS = ("killed",)
-CARD_KINDS = [k for k in GENERAL if k not in (FaultKind.STALL, FaultKind.DROP)]
+CARD_KINDS = tuple(k for k in GENERAL if k not in (FaultKind.STALL, FaultKind.DROP))
 """A stalled or dropped connection needs a connection; `tests.unit.link` has those."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Cards that one driver boots.
+
+    chips  by name; one that is there twice is drawn twice as often
+    boot   brings a card behind a link up
+    """
+
+    name: str
+    chips: tuple[str, ...]
+    kinds: tuple[FaultKind, ...]
+    boot: Callable[[PciFunction, Clock], Device]
+
+
+def _boot_amd(link: PciFunction, clock: Clock) -> Device:
+    return AmdDevice.boot(link, Card(link, SyntheticFirmware(), clock, HANG_S))
+
+
+def _boot_nvidia(link: PciFunction, clock: Clock) -> Device:
+    route = BareMetalRoute.boot(NvidiaDriver(link, NvidiaFirmware(), clock), HANG_S)
+    return NvidiaDevice.start(route, assemble)
+
+
+def _nvidia(chip: str) -> Family:
+    return Family(chip, (chip,), (*CARD_KINDS, *NVIDIA), _boot_nvidia)
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("amd", ("gfx1100", "gfx1100", "gfx1102"), CARD_KINDS, _boot_amd),
+        *map(_nvidia, NVIDIA_CHIPS),
+    )
+}
 
 
 class HastyClock:
@@ -148,10 +196,10 @@ class Schedule:
     killed_at: int | None
 
     @staticmethod
-    def drawn(seed: int, reach: int) -> Schedule:
+    def drawn(seed: int, reach: int, family: Family) -> Schedule:
         """One to three faults within the first `reach` accesses, half of them in the boot."""
         draw = random.Random(seed)
-        chip = draw.choice(("gfx1100", "gfx1100", "gfx1102"))
+        chip = draw.choice(family.chips)
         bar = draw.choice((0, 256 * MiB))
 
         def place() -> int:
@@ -159,7 +207,7 @@ class Schedule:
 
         if draw.random() < 0.2:
             return Schedule(seed, chip, bar, (), place())
-        kinds = draw.choices(CARD_KINDS, k=draw.randint(1, 3))
+        kinds = draw.choices(family.kinds, k=draw.randint(1, 3))
         return Schedule(seed, chip, bar, tuple((place(), kind) for kind in kinds), None)
 
     def __str__(self) -> str:
@@ -177,7 +225,8 @@ class Outcome:
     """How a schedule ended.
 
     first   "answered", "killed", or the class of the error
-    second  of the next session on the same card
+    second  of the next session on the same card, or of the one after a power cycle
+    cut     whether the power had to be cut in between
     wrong   why it is not as it must be; "" if it is
     """
 
@@ -185,25 +234,27 @@ class Outcome:
     first: str
     second: str
     wrong: str
+    cut: bool = False
 
 
 class Sessions:
-    """Sessions with one model; `expected` is the host's answer."""
+    """Sessions of one family with one model; `expected` is the host's answer."""
 
-    def __init__(self, model: Path, cache: Path, expected: list[int]) -> None:
+    def __init__(self, family: Family, model: Path, cache: Path, expected: list[int]) -> None:
+        self._family = family
         self._model = model
         self._cache = cache
         self._expected = expected
 
     def reach(self) -> int:
         """Accesses of a session in which nothing goes wrong."""
-        card = self._card("gfx1100", 0, FaultSchedule.none())
+        card = self._card(self._family.chips[0], 0, FaultSchedule.none())
         assert self._session(card, None) == "answered"
         return card.faults.accesses
 
     def run(self, schedule: Schedule) -> Outcome:
         card = self._card(schedule.chip, schedule.bar, FaultSchedule(list(schedule.faults)))
-        ended, second, wrong = "", "", ""
+        ended, second, wrong, cut = "", "", "", False
         try:
             with limited(LIMIT_S):
                 ended = self._session(card, schedule.killed_at)
@@ -212,23 +263,27 @@ class Sessions:
             calm(card)
             with limited(LIMIT_S):
                 second = self._session(card, None)
+            if second in ("BootFailed", "LinkLost") and needs_power(card):
+                cut = True
+                card = self._card(schedule.chip, schedule.bar, FaultSchedule.none())
+                with limited(LIMIT_S):
+                    second = self._session(card, None)
             if second != "answered":
                 wrong = f"the next session ended with {second}"
         except Exception as problem:
             wrong = f"{type(problem).__name__}: {problem}"
-        return Outcome(schedule, ended, second, wrong)
+        return Outcome(schedule, ended, second, wrong, cut)
 
-    def _card(self, chip: str, bar: int, faults: FaultSchedule) -> AmdCard:
-        options = Options(vram=512 * MiB, bar=bar, faults=faults, cache=self._cache / "softcard")
-        card = make_card(chip, options)
-        assert isinstance(card, AmdCard)
-        return card
+    def _card(self, chip: str, bar: int, faults: FaultSchedule) -> SoftCard:
+        cache = self._cache / "softcard"
+        options = Options(vram=512 * MiB, bar=bar, faults=faults, cache=cache, threads=1)
+        return make_card(chip, options)
 
-    def _session(self, card: AmdCard, killed_at: int | None) -> str:
+    def _session(self, card: SoftCard, killed_at: int | None) -> str:
         """How it ended; raises for an end that is none of the right ones."""
         link = MortalLink(DirectLink(card), killed_at)
         try:
-            found = answer(link, self._model, self._cache)
+            found = self._answer(link)
         except Killed:
             return "killed"
         except ExosuitError as error:
@@ -236,21 +291,25 @@ class Sessions:
             return type(error).__name__
         finally:
             card.host.clear()  # what a server does when its client is gone
+            if isinstance(card, NvidiaCard):
+                assert not card.bus.panics, f"the host would have panicked: {card.bus.panics}"
         if found != self._expected:
             raise AssertionError(f"wrong tokens: {found} for {self._expected}")
         return "answered"
 
+    def _answer(self, link: PciFunction) -> list[int]:
+        """Boot the card behind `link`, load the model onto it, answer `PROMPT`."""
+        device = self._family.boot(link, HastyClock())
+        try:
+            return generate(device, self._model, self._cache)
+        finally:
+            with suppress(ExosuitError):
+                device.close()
 
-def answer(link: PciFunction, model: Path, cache: Path) -> list[int]:
-    """Boot the card behind `link`, load `model` onto it, answer `PROMPT`."""
-    clock: Clock = HastyClock()
-    card = Card(link, SyntheticFirmware(), clock, HANG_S)
-    device = AmdDevice.boot(link, card)
-    try:
-        return generate(device, model, cache)
-    finally:
-        with suppress(ExosuitError):
-            device.close()
+
+def needs_power(card: SoftCard) -> bool:
+    """Whether a card is in a state that only its power switch ends."""
+    return isinstance(card, NvidiaCard) and (card._poisoned or card._link_is_down)
 
 
 def generate(device: Device, model: Path, cache: Path) -> list[int]:
@@ -280,12 +339,14 @@ def explained(error: ExosuitError) -> None:
         assert part.strip(), f"an error without an explanation: {error!r}"
 
 
-def calm(card: AmdCard) -> None:
+def calm(card: SoftCard) -> None:
     """No more faults; what hangs or is silent stays so until it is reset."""
     card.faults = FaultSchedule.none()
     card.page_fault = card.program_fault = False
     card._ones = card._torn = card._dma_fault = False
     card.transport_fault = None
+    if isinstance(card, NvidiaCard):
+        card._mailbox_fault = False
 
 
 @contextmanager
