@@ -17,13 +17,12 @@ from exosuit.models.decoder import CacheKind
 from exosuit.models.inventory import programs_of
 from exosuit.ops.attention_tile import Attention
 from exosuit.ops.gpu.typical import typical_launches
+from exosuit.ops.products import MOST_SPLITS
 from exosuit.units import human_bytes
 
 PARALLEL_GROUPS = 264
 """Of the card that models are recorded for; only the splits of attention depend on it."""
 CACHES: tuple[CacheKind, ...] = ("f16", "q8")
-MOST_SPLITS = 16
-"""The pages of a decoding token are dealt to at most so many workgroups."""
 
 
 def write_packs(arguments: argparse.Namespace) -> None:
@@ -81,7 +80,7 @@ def every_split(wanted: Wanted) -> list[Wanted]:
         return [wanted]
     return [
         Wanted.of(wanted.kernel, static | {"shape": replace(shape, splits=splits)})
-        for splits in range(1, MOST_SPLITS + 1)
+        for splits in (1 << k for k in range(MOST_SPLITS.bit_length()))
     ]
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
+import os
 import struct
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -60,12 +62,15 @@ def make_pack(
     """The pack of these programs. CompileFailed for what ptxas refuses."""
     entries: dict[str, Any] = {}
     codes: list[bytes] = []
-    for each in wanted:
-        if each.key in entries:
-            continue
-        program = compile_kernel(each.kernel, target, cache, **dict(each.static))
-        code = assembler.cubin(program)
-        entries[each.key] = {
+    made: dict[str, tuple[Program, Future[bytes]]] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as assembling:
+        for each in wanted:
+            if each.key not in made:
+                program = compile_kernel(each.kernel, target, cache, **dict(each.static))
+                made[each.key] = program, assembling.submit(assembler.cubin, program)
+    for key, (program, assembled) in made.items():
+        code = assembled.result()
+        entries[key] = {
             "name": program.name,
             "entry": program.entry,
             "parameters": [(p.name, p.dtype, p.access.value) for p in program.parameters],

@@ -258,6 +258,9 @@ def attention_tile(tokens: int, repeat: int, target: Target) -> int:
     return max(1, min(tokens, (16 if target.is_gpu else 32) // repeat))
 
 
+MOST_SPLITS = 16
+
+
 def attention_splits(
     tokens: int, groups: int, pages: int, parallel_groups: int, target: Target
 ) -> int:
@@ -269,6 +272,8 @@ def attention_splits(
     if tokens > 1:
         return 1
     if target.is_gpu:
-        # Each workgroup deals pages to its waves as well; a wave without pages is of no use.
-        return max(1, min(parallel_groups // groups, -(-pages // WAVES), 16))
+        # Each workgroup deals pages to its waves as well; a wave without pages is of no use. Powers
+        # of two are few, so that programs made ahead of time suit every card and every context.
+        useful = max(1, min(parallel_groups // groups, -(-pages // WAVES)))
+        return min(1 << (useful - 1).bit_length(), MOST_SPLITS)
     return splits_for(groups, 1, parallel_groups)
