@@ -91,7 +91,7 @@ class KernelDriverRoute:
     facts: Facts
     compute: Channel
     copy: Channel
-    _classes: Classes
+    classes: Classes
     _space: AddressSpace
     _memory: KernelMemory
     _usermode: Mapping
@@ -194,7 +194,7 @@ class KernelDriverRoute:
         self._open.callback(self.gpu.close)
 
     def _choose_classes(self) -> None:
-        self._classes = choose_classes(self.client, self.gpu.objects.device)
+        self.classes = choose_classes(self.client, self.gpu.objects.device)
 
     def _read_facts(self) -> None:
         name, info = self.gpu.name(), self.gpu.graphics_info()
@@ -206,9 +206,9 @@ class KernelDriverRoute:
             chip=name,
             target=target_of(version, name),
             sm_version=version,
-            compute_class=self._classes.compute,
-            copy_class=self._classes.copy,
-            gpfifo_class=self._classes.gpfifo,
+            compute_class=self.classes.compute,
+            copy_class=self.classes.copy,
+            gpfifo_class=self.classes.gpfifo,
             sm_count=self.gpu.sm_count(),
             gpcs=info[GrInfoIndex.LITTER_NUM_GPCS],
             tpcs_per_gpc=info[GrInfoIndex.LITTER_NUM_TPC_PER_GPC],
@@ -218,7 +218,7 @@ class KernelDriverRoute:
         )
 
     def _map_page(self) -> None:
-        page, _ = self.client.allocate(self.gpu.objects.subdevice, self._classes.usermode)
+        page, _ = self.client.allocate(self.gpu.objects.subdevice, self.classes.usermode)
         self._usermode = self.gpu.show(page, _USERMODE_BYTES, CachingType.UNCACHED)
 
     def _boost(self) -> None:
@@ -240,12 +240,12 @@ class KernelDriverRoute:
         self._open.callback(self._free_group)
 
     def _make_compute(self) -> None:
-        made, self.compute = self._make_channel("compute", 0, self._classes.compute)
+        made, self.compute = self._make_channel("compute", 0, self.classes.compute)
         self._compute_objects = made
         self._debugger = make_debugger(self.client, self.gpu.objects.device, made.engine)
 
     def _make_copy(self) -> None:
-        _, self.copy = self._make_channel("copy", _CHANNEL_BYTES, self._classes.copy)
+        _, self.copy = self._make_channel("copy", _CHANNEL_BYTES, self.classes.copy)
 
     def _make_channel(
         self, name: str, start: int, engine_class: int
@@ -264,7 +264,7 @@ class KernelDriverRoute:
         )
         params = channel_params(self.client.branch, self._group, place)
         made = make_channel(
-            self.client, self._group, self._classes.gpfifo, engine_class, bytes(params)
+            self.client, self._group, self.classes.gpfifo, engine_class, bytes(params)
         )
         self._space.register_channel(made.channel, self._memory.channel_addresses())
         self._open.callback(self._unregister, made.channel)
