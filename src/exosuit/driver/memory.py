@@ -7,13 +7,13 @@ of changing the next. Everything has a name, for people who read about faults an
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from exosuit.driver.faults import Named
 from exosuit.driver.ranges import Range, Ranges
-from exosuit.errors import DoesNotFit
-from exosuit.link.function import PAGE, DmaMemory
+from exosuit.errors import DoesNotFit, LinkError
+from exosuit.link.function import PAGE, DmaMemory, PciFunction
 from exosuit.units import GpuAddress, MiB, human_bytes, round_up
 
 LARGE_PAGE = 2 * MiB
@@ -75,6 +75,18 @@ class Memory:
         address = self._place(reserved, granule)
         self._space.map(address, pieces, system=False)
         return self._keep(Allocation(name, address, size, reserved, tuple(pieces), None))
+
+    def take_host(self, link: PciFunction, size: int, name: str) -> Allocation:
+        """Host memory of the link's that programs reach. Raises DoesNotFit where it has none."""
+        try:
+            memory = link.allocate_dma(max(size, 1))
+        except LinkError as error:
+            raise DoesNotFit(
+                f"{human_bytes(size)} of host memory for {name} cannot be had",
+                cause=f"the link refuses: {error.what}",
+                next="close other programs, or use a smaller --context",
+            ) from error
+        return replace(self.map_host(memory, name), size=size)
 
     def map_host(self, memory: DmaMemory, name: str) -> Allocation:
         """Host memory, made visible to programs and queues."""

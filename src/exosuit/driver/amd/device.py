@@ -29,7 +29,7 @@ from exosuit.driver.device import Launch
 from exosuit.driver.memory import Allocation
 from exosuit.driver.placed import PlacedDevice
 from exosuit.driver.timeline import has_passed
-from exosuit.errors import DoesNotFit, ExosuitError, KernelError, LinkError
+from exosuit.errors import ExosuitError, KernelError
 from exosuit.link.function import PciFunction
 from exosuit.silicon.amd.code import PREFETCH_BYTES
 from exosuit.silicon.amd.compute import (
@@ -41,7 +41,7 @@ from exosuit.silicon.amd.compute import (
     TmpringSize12,
 )
 from exosuit.silicon.amd.pm4 import ALL_CACHES
-from exosuit.units import GpuAddress, human_bytes, round_up
+from exosuit.units import GpuAddress, round_up
 
 _COMPUTE = {11: Compute, 12: Compute12}
 _TMPRING = {11: TmpringSize, 12: TmpringSize12}
@@ -197,16 +197,7 @@ class AmdDevice(PlacedDevice[Allocation]):
         return scratch
 
     def _take_host(self, size: int, name: str) -> Allocation:
-        try:
-            memory = self.link.allocate_dma(max(size, 1))
-        except LinkError as error:
-            raise DoesNotFit(
-                f"{human_bytes(size)} of host memory for {name} cannot be had",
-                cause=f"the link refuses: {error.what}",
-                next="close other programs, or use a smaller --context",
-            ) from error
-        allocation = self.card.memory.map_host(memory, name)
-        return Allocation(name, allocation.address, size, allocation.reserved, (), allocation.host)
+        return self.card.memory.take_host(self.link, size, name)
 
     def _problem(self) -> ExosuitError | None:
         return self.card.waiting.problem

@@ -230,6 +230,7 @@ class Card:
         self._bars = attach.map_bars(self.link)
         self.registers = Registers(self.link, self._bars.registers, self.chip)
         self.registers.check_alive()
+        self._config.keep_awake()
         attach.check_started_over(self.link, self.registers)
 
     def _wait_started(self) -> None:

@@ -13,10 +13,9 @@ from exosuit.driver.memory import Allocation
 from exosuit.driver.nvidia.bare_metal import events
 from exosuit.driver.nvidia.bare_metal.card import Card
 from exosuit.driver.nvidia.route import Channel, Facts, Memory
-from exosuit.errors import DoesNotFit, ExosuitError, LinkError
+from exosuit.errors import ExosuitError
 from exosuit.silicon.nvidia.channel import USERMODE_OFFSET, Usermode
 from exosuit.silicon.nvidia.rm_controls import GrInfoIndex
-from exosuit.units import human_bytes
 
 _DOORBELL = USERMODE_OFFSET + Usermode.NOTIFY_CHANNEL_PENDING.description.offset
 
@@ -56,15 +55,7 @@ class BareMetalRoute:
         return self.take(size, name)
 
     def take_host(self, size: int, name: str) -> Memory:
-        try:
-            memory = self.link.allocate_dma(max(size, 1))
-        except LinkError as error:
-            raise DoesNotFit(
-                f"{human_bytes(size)} of host memory for {name} cannot be had",
-                cause=f"the link refuses: {error.what}",
-                next="close other programs, or use a smaller --context",
-            ) from error
-        return _memory(self.card.memory.map_host(memory, name), size)
+        return _memory(self.card.memory.take_host(self.link, size, name))
 
     def give(self, memory: Memory) -> None:
         assert isinstance(memory.owner, Allocation)
@@ -103,10 +94,10 @@ class BareMetalRoute:
         return events.explain(reports, errors, self.card.memory.named())
 
 
-def _memory(allocation: Allocation, size: int | None = None) -> Memory:
+def _memory(allocation: Allocation) -> Memory:
     return Memory(
-        allocation.name, allocation.address, allocation.size if size is None else size,
-        allocation.reserved, allocation.host, allocation,
+        allocation.name, allocation.address, allocation.size, allocation.reserved,
+        allocation.host, allocation,
     )  # fmt: skip
 
 
