@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 LARGE = 600_000
 """Characters of IR. Beyond that LLVM's quick way of making code pays: four times as fast, for code
 that takes a quarter longer."""
+Ir = str | Callable[[], str]
+"""A module's text, or what writes it: that takes longer than loading what was made of it before."""
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -31,16 +34,16 @@ class HostCode:
         self._folder = folder
         self._engines: list[Any] = []
 
-    def functions(self, key: str, ir: str, *names: str) -> list[int]:
+    def functions(self, key: str, ir: Ir, *names: str) -> list[int]:
         """Addresses of functions of the module `ir`, which is made only where `key` is unknown."""
         return self.load(self.object(key, ir), *names)
 
-    def object(self, key: str, ir: str) -> bytes:
+    def object(self, key: str, ir: Ir) -> bytes:
         """The object of a module, from the folder if it is there."""
         name = hashlib.sha256(f"{key}\n{_machine_name()}".encode()).hexdigest()[:40]
         found = self._read(name)
         if found is None:
-            found = compile_ir(ir)
+            found = compile_ir(ir if isinstance(ir, str) else ir())
             self._write(name, found)
         return found
 

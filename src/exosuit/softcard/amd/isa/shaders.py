@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -305,7 +305,7 @@ class Shaders:
         pieces = _pieces(dwords)
         digest = hashlib.sha256(f"{_sources_hash()} {mode} {pieces}".encode()).hexdigest()
         if digest not in self._by_hash:
-            ir = translate.translate(blocks, mode)
+            ir = partial(translate.translate, blocks, mode)
             (self._by_hash[digest],) = self._code.functions(digest, ir, "wave")
         program = _Program(pieces, self._by_hash[digest])
         self._programs[key] = program

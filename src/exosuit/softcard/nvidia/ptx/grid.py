@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -175,8 +175,9 @@ class Model:
         digest = hashlib.sha256(text.encode()).hexdigest()
         if digest not in self._functions:
             found: dict[str, Function] = {}
-            for name, (entry, ir, layout) in _translated(text).items():
+            for name, (entry, layout) in _laid_out(text).items():
                 key = f"ptx {_sources_hash()} {digest} {name}"
+                ir = partial(translate.translate, entry, layout)
                 (address,) = self._code.functions(key, ir, "warp")
                 found[name] = Function(entry, layout, address)
             self._functions[digest] = found
@@ -300,10 +301,10 @@ class Model:
         return ThreadPoolExecutor(self._threads, thread_name_prefix="ptx")
 
 
-@lru_cache(maxsize=64)
-def _translated(text: str) -> dict[str, tuple[Entry, str, Layout]]:
-    """Every kernel of a module, its IR, and where its function keeps what; never changed again."""
-    return {name: (entry, *translate.translate(entry)) for name, entry in parse(text).items()}
+@lru_cache(maxsize=256)
+def _laid_out(text: str) -> dict[str, tuple[Entry, Layout]]:
+    """Every kernel of a module, and where its function keeps what; never changed again."""
+    return {name: (entry, translate.lay_out(entry)) for name, entry in parse(text).items()}
 
 
 @cache

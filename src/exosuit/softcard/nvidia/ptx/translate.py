@@ -34,13 +34,17 @@ _OF_ANY_TYPE = frozenset({
 })  # fmt: skip
 
 
-def translate(entry: Entry) -> tuple[str, Layout]:
-    """The IR of a kernel, and where its function keeps what. Reorders the kernel's blocks."""
+def lay_out(entry: Entry) -> Layout:
+    """Where the function of a kernel keeps what. Reorders the kernel's blocks."""
     put_in_order(entry)
-    layout = Layout.of(len(entry.blocks), outliving(entry), entry.local_bytes)
+    return Layout.of(len(entry.blocks), outliving(entry), entry.local_bytes)
+
+
+def translate(entry: Entry, layout: Layout) -> str:
+    """The IR of a kernel that is laid out."""
     function = Function()
     _Kernel(function, entry, Warp(function, entry, layout)).write()
-    return "\n".join(function.lines), layout
+    return "\n".join(function.lines)
 
 
 def outliving(entry: Entry) -> dict[str, int]:
