@@ -76,7 +76,7 @@ def test_mistakes_get_the_status_that_the_real_one_gives(
     made.allocate(SYSTEM, 0, 0, ROOT, bytearray())
     made.allocate(SYSTEM, SYSTEM, 5, DEVICE, bytearray(56))
     assert made.allocate(SYSTEM, parent, handle, class_id, bytearray(size)) == (status, 0)
-    assert len(told) == 1
+    assert bool(told) is (status != Status.NO_MEMORY)  # which is nobody's mistake
     assert made.free(SYSTEM, 6) == Status.INVALID_OBJECT_HANDLE  # nothing is left of it
 
 
