@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
+
 import pytest
 from tests.softcard.flat_nvidia import COMPUTE_CHANNEL, ENTRIES, FlatRoute, RunningClock, start
 
@@ -125,6 +128,26 @@ def test_the_route_is_not_asked_while_all_is_well():
     route.check = check  # type: ignore[method-assign]
     device.allocate(1 << 20, "cells")
     device.close()
+
+
+def test_the_greeting_is_tinygrads(monkeypatch: pytest.MonkeyPatch):
+    """NVDevice._setup_gpfifos, word for word; its copy class is bound as ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ops_nv = pytest.importorskip("tinygrad.runtime.ops_nv")
+    said: list[list[int]] = []
+    push = Queue.push
+
+    def listening(queue: Queue, packets: bytes) -> int:
+        said.append(list(struct.unpack(f"<{len(packets) // 4}I", packets)))
+        return push(queue, packets)
+
+    monkeypatch.setattr(Queue, "push", listening)
+    start("sm_89").close()
+    setup = ops_nv.NVComputeQueue().setup(
+        compute_class=0xC9C0, local_mem_window=0x729300000000, shared_mem_window=0x729400000000
+    )
+    assert said == [setup._q, ops_nv.NVCopyQueue().setup(copy_class=0xC7B5)._q]
 
 
 def test_both_channels_are_greeted():

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tests.contract.check_device import fill, grow, meet, mix
 from tests.softcard.flat_nvidia import assemble
 
@@ -198,6 +200,51 @@ def test_single_launches_are_chained_and_groups_are_sent(
     made = recorded(programs, fences)
     assert shape(made.packets) == sent
     assert dependents(made.descriptors, len(fences)) == chained
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12))
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_launch_begins_before_its_time(programs: dict[str, Program], fences: list[bool]):
+    """On a card where a grid ends only when something makes it, and idle means grids sent."""
+    made = recorded(programs, fences)
+    follows = dependents(made.descriptors, len(fences))
+    levels = [sum(fences[1 : k + 1]) for k in range(len(fences))]
+    begun: list[int] = []
+    ended: set[int] = set()
+
+    def begin_one(index: int) -> None:
+        assert index not in begun
+        early = [k for k in range(len(fences)) if levels[k] < levels[index] and k not in ended]
+        assert not early, f"{index} begins before {early} have ended"
+        begun.append(index)
+
+    def end_chain(index: int) -> int:
+        """All of a chain end, one after the other; the last one's number."""
+        ended.add(index)
+        following = follows[index]
+        if following is None:
+            return index
+        begin_one(following)
+        return end_chain(following)
+
+    waited = 0
+    for step in [*shape(made.packets), "idle"]:
+        open_ = [k for k in begun if k not in ended]
+        if step == "=0":
+            assert not begun
+        elif step.startswith("="):
+            waited += 1
+            assert step == f"={waited}"
+            assert len(open_) == 1
+            end_chain(open_[0])
+        elif step == "idle":
+            assert all(follows[k] is None for k in open_), "idle says nothing of chains"
+            ended.update(open_)
+        else:
+            begin_one(int(step))
+    assert ended == set(range(len(fences)))
 
 
 def test_the_last_of_a_chain_writes_what_the_channel_waits_for(programs: dict[str, Program]):
