@@ -11,6 +11,8 @@ import ctypes
 import fcntl
 import mmap
 import os
+import platform
+import threading
 from typing import Protocol
 
 from exosuit.link.function import Data
@@ -19,7 +21,8 @@ from exosuit.link.function import Data
 class Mapping(Protocol):
     """What a node shows in this process: memory of a card, or registers.
 
-    Offsets are multiples of 4; every word is stored at once and in order.
+    Offsets are multiples of 4. Words of memory may be combined and held back by the processor until
+    `flush`, and reach the card in any order; registers get each at once.
     """
 
     @property
@@ -30,6 +33,10 @@ class Mapping(Protocol):
     def write32(self, offset: int, value: int) -> None: ...
 
     def write(self, offset: int, data: Data) -> None: ...
+
+    def flush(self) -> None:
+        """What was written is on its way, before anything that is written from now on."""
+        ...
 
     def close(self) -> None: ...
 
@@ -69,25 +76,44 @@ class LinuxNodes:
 
 
 class MappedNode:
-    """A mapping of this process; words go through `ctypes`, one store for each."""
+    """A mapping of this process; words go through `ctypes`, one store for each.
+
+    x86 empties its combining buffers at a locked instruction (Intel SDM 3A 12.3.1, AMD APM 2 7.4),
+    and taking a lock of Python's is one. Elsewhere a read fetches what was written last from the
+    bus, which the writes before it cannot overtake; nobody could try that.
+    """
 
     def __init__(self, mapped: mmap.mmap) -> None:
         self.size = len(mapped)
         self._mapped = mapped
         self._words = (ctypes.c_uint32 * (self.size // 4)).from_buffer(mapped)
+        self._last = 0
 
     def read32(self, offset: int) -> int:
         return self._words[offset >> 2]
 
     def write32(self, offset: int, value: int) -> None:
         self._words[offset >> 2] = value
+        self._last = offset >> 2
 
     def write(self, offset: int, data: Data) -> None:
         words = memoryview(data).cast("B").cast("I")
         first = offset >> 2
         for index, word in enumerate(words):
             self._words[first + index] = word
+        self._last = first + max(len(words) - 1, 0)
+
+    def flush(self) -> None:
+        if _IS_X86:
+            with _LOCK:
+                pass
+        else:
+            self.read32(4 * self._last)
 
     def close(self) -> None:
         del self._words
         self._mapped.close()
+
+
+_IS_X86 = platform.machine() in ("x86_64", "AMD64")
+_LOCK = threading.Lock()

@@ -54,6 +54,7 @@ def test_a_mapping_is_the_memory_of_its_file():
     assert os.pread(fd, 12, 8) == bytes(range(12))
     os.pwrite(fd, b"\x01\x02\x03\x04", 12)
     assert mapping.read32(12) == 0x0403_0201
+    mapping.flush()
     mapping.close()
     os.close(fd)
 

@@ -383,6 +383,21 @@ def test_doorbells_that_nobody_hears(model: SoftKernelDriver, route: KernelDrive
     assert "usermode page" in model.notes[-1]
 
 
+def test_rings_are_combined_until_they_are_flushed(model: SoftKernelDriver):
+    """The real driver maps the card's memory write-combined, whatever is asked for."""
+    route = open_route(model)
+    ring = route._rings
+    ring.write(64, bytes(range(8)))
+    assert route._space is not None
+    space = next(iter(model._files[route._space._fd].gpus.values()))  # type: ignore[union-attr]
+    assert space is not None
+    at = route._rings_at.address + 64
+    assert space.read(at, 8) == bytes(8)
+    ring.flush()
+    assert space.read(at, 8) == bytes(range(8))
+    route.stop()
+
+
 # Anything at all ---------------------------------------------------------------------------------
 
 

@@ -35,9 +35,9 @@ from exosuit.silicon.nvidia.rm import (
     Status,
 )
 from exosuit.silicon.nvidia.rm_controls import FbInfoIndex
-from exosuit.units import GpuAddress, MiB, human_bytes, round_up
+from exosuit.units import GpuAddress, KiB, MiB, human_bytes, round_up
 
-LARGE_PAGE = 2 * MiB
+LARGE_PAGE, BIG_PAGE = 2 * MiB, 64 * KiB
 LOW_ADDRESSES = (0x10_0000_0000, 0x20_0000_0000)
 """Given out for what must lie below 2^40, as tinygrad divides them."""
 HIGH_ADDRESSES = (1 << 40, 1 << 46)
@@ -146,8 +146,7 @@ class KernelMemory:
         return sorted(found, key=lambda buffer: buffer.address)
 
     def _take(self, size: int, name: str, addresses: Ranges, physicality: Physicality) -> Memory:
-        large = size >= LARGE_PAGE
-        granule = LARGE_PAGE if large else PAGE
+        granule, large = _granule(size), size >= LARGE_PAGE
         reserved = round_up(max(size, 1), granule)
         if reserved > self.local_bytes:
             raise self._full(size, name)
@@ -177,7 +176,7 @@ class KernelMemory:
         self, size: int, reserved: int, name: str, handle: int, addresses: Ranges,
         host: MappedMemory | None,
     ) -> Memory:  # fmt: skip
-        granule = LARGE_PAGE if reserved >= LARGE_PAGE else PAGE
+        granule = _granule(reserved)
         address = addresses.take(reserved + granule, granule)
         if address is None:
             self._client.free(handle)
@@ -232,6 +231,11 @@ class KernelMemory:
             wanted=size,
             free=free,
         )
+
+
+def _granule(size: int) -> int:
+    """Of addresses: UVM takes the largest pages that address, size and memory are multiples of."""
+    return next(page for page in (LARGE_PAGE, BIG_PAGE, PAGE) if size >= page or page == PAGE)
 
 
 _FLAGS = MemoryFlags(

@@ -1,9 +1,8 @@
 """`KernelDriverRoute`: a card brought up to two scheduled channels through NVIDIA's kernel driver.
 
 The bring-up is a list of named steps, in the order that the resource manager demands. Rings and
-control blocks lie in memory of the card, mapped uncached into this process: each entry, GP_PUT and
-the doorbell are posted stores that the bus keeps in order, so that no fence is needed on x86. (On
-AArch64 nothing orders the stores to the host's own memory before them; nobody could try it.)
+control blocks lie in memory of the card, which the driver maps write-combined whatever is asked
+(OGKM `mapping_cpu.c`), so they are flushed before the doorbell, a register, is written.
 """
 
 from __future__ import annotations
@@ -159,6 +158,7 @@ class KernelDriverRoute:
         """Nothing to do: a map has reached the card when the kernel returns from it."""
 
     def ring_doorbell(self, token: int) -> None:
+        self._rings.flush()
         self._usermode.write32(_DOORBELL, token)
 
     def check(self) -> None:
@@ -235,7 +235,7 @@ class KernelDriverRoute:
     def _make_group(self) -> None:
         self._rings_at = self._memory.take_contiguous(2 * _CHANNEL_BYTES, "rings")
         handle = self._memory.handle_of(self._rings_at)
-        self._rings = self.gpu.show(handle, self._rings_at.reserved, CachingType.UNCACHED)
+        self._rings = self.gpu.show(handle, self._rings_at.reserved, CachingType.WRITE_COMBINED)
         self._group = make_group(self.client, self.gpu.objects.device, self._va_space)
         self._open.callback(self._free_group)
 
@@ -254,7 +254,7 @@ class KernelDriverRoute:
         ring, userd = _Part(self._rings, start), _Part(self._rings, start + _RING_BYTES)
         userd.write(0, bytes(Userd.SIZE))
         notifier = self._memory.make_notifier()
-        self._notifiers.append(self.gpu.show(notifier, PAGE, CachingType.UNCACHED, system=True))
+        self._notifiers.append(self.gpu.show(notifier, PAGE, CachingType.DEFAULT, system=True))
         place = ChannelPlace(
             ring=self._rings_at.address + start,
             entries=RING_ENTRIES,

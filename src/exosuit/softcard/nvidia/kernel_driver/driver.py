@@ -207,29 +207,46 @@ def _classes_of(product: Product) -> Sequence[int]:
 
 
 class _Words:
-    """A mapping of memory."""
+    """A mapping of memory. The card's is write-combined: what is written stays here until `flush`,
+    and goes in the opposite order.
+    """
 
     def __init__(self, shows: Shows, size: int) -> None:
         assert shows.backing is not None
         self.size = size
         self._host = shows.backing.host + shows.offset
+        self._is_combined = not shows.backing.is_host
+        self._held: list[tuple[int, bytes]] = []
 
     def read32(self, offset: int) -> int:
-        return self._word(offset).value
+        self.flush()
+        return int.from_bytes(ctypes.string_at(self._place(offset, 4), 4), "little")
 
     def write32(self, offset: int, value: int) -> None:
-        self._word(offset).value = value
+        self.write(offset, value.to_bytes(4, "little"))
 
     def write(self, offset: int, data: Data) -> None:
-        assert 0 <= offset <= self.size - len(data), "a store behind the mapping"
-        ctypes.memmove(self._host + offset, bytes(data), len(data))
+        self._place(offset, len(data))
+        self._held.append((offset, bytes(data)))
+        if not self._is_combined:
+            self.flush()
+
+    def flush(self) -> None:
+        latest: dict[int, bytes] = {}
+        for start, data in self._held:
+            for at in range(0, len(data), 4):
+                latest[start + at] = data[at : at + 4]
+        self._held.clear()
+        for offset, word in reversed(latest.items()):
+            ctypes.memmove(self._host + offset, word, len(word))
 
     def close(self) -> None:
         """The backing goes with the file."""
 
-    def _word(self, offset: int) -> ctypes.c_uint32:
-        assert offset in range(0, self.size, 4), "a word outside of the mapping"
-        return ctypes.c_uint32.from_address(self._host + offset)
+    def _place(self, offset: int, size: int) -> int:
+        assert offset % 4 == 0, "a word that is not aligned"
+        assert 0 <= offset <= self.size - size, "a word outside of the mapping"
+        return self._host + offset
 
 
 class _UsermodePage:
@@ -248,5 +265,7 @@ class _UsermodePage:
     def write(self, offset: int, data: Data) -> None:
         for at in range(0, len(data), 4):
             self.write32(offset + at, int.from_bytes(data[at : at + 4], "little"))
+
+    def flush(self) -> None: ...
 
     def close(self) -> None: ...
