@@ -250,7 +250,8 @@ def _open_cuda(name: str, settings: Settings) -> Device:
     from exosuit.driver.cuda import HANG_S, CudaDevice, Library
     from exosuit.kernel import Target
 
-    device = CudaDevice(Library.load(), _number(name), hang_s=_seconds(settings) or HANG_S)
+    number = _number(name)  # before libcuda is looked for: a name that is none is told first
+    device = CudaDevice(Library.load(), number, hang_s=_seconds(settings) or HANG_S)
     if device.target not in Target.names():
         device.close()
         raise UnsupportedCard(
@@ -276,19 +277,15 @@ def _open_best(settings: Settings, threads: int | None, progress: Progress | Non
 
 
 def _ready_cards(settings: Settings) -> Iterable[tuple[str, str]]:
-    """Cards that nothing stands in the way of, those with most memory first."""
+    """Cards that nothing stands in the way of, those with most memory first; through libcuda,
+    where that is one of the ways to a card.
+    """
     from exosuit.advise.cuda import cuda_cards, cuda_rows
     from exosuit.advise.listing import card_rows
     from exosuit.link.find import find_cards
-    from exosuit.silicon.amd.chips import VENDOR_ID
 
-    functions = card_rows(find_cards(), sys.platform == "darwin", {})
-    ready = [row for row in cuda_rows(*cuda_cards()) if row["verdict"] == "ready"]
-    ready += [
-        row
-        for row in functions
-        if row["verdict"] == "ready" and int(row["vendor_id"], 16) == VENDOR_ID
-    ]
+    rows = [*cuda_rows(*cuda_cards()), *card_rows(find_cards(), sys.platform == "darwin", {})]
+    ready = [row for row in rows if row["verdict"] == "ready"]
     ready.sort(key=lambda row: -(row["memory_bytes"] or 0))
     return [(row["device"], row["name"]) for row in ready]
 

@@ -52,6 +52,7 @@ class NvidiaChip:
             *([(fsp.Fsp, 0, "FSP_")] if chip.start is Start.FSP else []),
         )
         self._qmd = layout(_COMPUTE[chip.sm])
+        self._pages = paging.FORMATS[chip.mmu]
         self._window = 0
         self._message = bytearray()
         self._sent = ""
@@ -79,11 +80,14 @@ class NvidiaChip:
             return self._explain_register(record, data)
         if record.region != _VRAM and not record.region.startswith("dma"):
             return ""
-        named = self._queue_word(record, data) or nvidia_memory.explain(data, self._qmd)
+        named = self._queue_word(record, data) or self._bytes(data)
         is_word = record.width == 4 and record.kind in WRITES
         if not named and is_word and self._entries and record.offset % Userd.SIZE == _GP_PUT:
             return f"USERD gp_put = {int.from_bytes(data, 'little')}"
         return named
+
+    def _bytes(self, data: bytes) -> str:
+        return nvidia_memory.explain(data, self._qmd, self._pages)
 
     def _note_register(self, offset: int, value: int) -> None:
         name = self._names.name(offset)
@@ -124,7 +128,7 @@ class NvidiaChip:
         where = f"{title}+{offset:x}"
         if title == "PRAMIN":
             where = f"VRAM+{self._window + offset:x}"
-            if told := nvidia_memory.explain(data, self._qmd):
+            if told := self._bytes(data):
                 return f"{where}  {told}"
         if len(data) <= 8:
             return f"{where} = {int.from_bytes(data, 'little'):0{2 * len(data)}x}"

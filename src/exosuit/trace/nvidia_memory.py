@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from math import prod
 
 from exosuit.silicon.nvidia import fsp, gsp, gsp_controls, rm_controls, rpc
@@ -21,6 +22,7 @@ from exosuit.silicon.nvidia.classes import (
 )
 from exosuit.silicon.nvidia.compute import QMD_SHIFT, Compute
 from exosuit.silicon.nvidia.copy import Copy
+from exosuit.silicon.nvidia.paging import PAGE, TABLE_BYTES, Format
 from exosuit.silicon.nvidia.push import (
     COMPUTE,
     COPY,
@@ -42,6 +44,7 @@ SHOWN_METHODS, SHOWN_ENTRIES = 12, 4
 MOST_PUSHBUFFER_BYTES = 1 << 20
 MOST_ENTRIES_BYTES = 1 << 12
 MOST_LANES = 1024
+LEAST_PAGES = 8
 _ENGINES = {COMPUTE: RegisterNames((Compute, 0, "")), COPY: RegisterNames((Copy, 0, ""))}
 _HOST = RegisterNames((Host, 0, ""))
 _CLASSES = (ComputeClass, CopyClass, GpfifoClass, UsermodeClass, ObjectClass)
@@ -49,13 +52,14 @@ _HALVES = ("_UPPER", "_LOWER", "_LO", "_HI", "_A", "_B", "_C")
 """Methods that only prepare another one and are left out of a line."""
 
 
-def explain(data: bytes, qmd: type[Qmd]) -> str:
-    """What these bytes are, or nothing; `qmd` is the layout that the chip takes."""
+def explain(data: bytes, qmd: type[Qmd], pages: Format) -> str:
+    """What these bytes are, or nothing; `qmd` and `pages` are the layouts that the chip takes."""
     return (
         _record(data)
         or _boot_structure(data)
         or _grids(data, qmd)
         or _entries(data)
+        or _page_entries(data, pages)
         or _pushbuffer(data)
     )
 
@@ -222,6 +226,25 @@ def fsp_message(data: bytes) -> str:
     except ValueError:
         name = f"type {kind.type:#x}"
     return f"NVDM {name}, {len(data)} bytes"
+
+
+# Page tables -------------------------------------------------------------------------------------
+
+
+def _page_entries(data: bytes, pages: Format) -> str:
+    """Entries of one table that map pages alike, in equal steps."""
+    if len(data) % 8 or not LEAST_PAGES * 8 <= len(data) <= TABLE_BYTES:
+        return ""
+    numbers = memoryview(data).cast("Q")
+    first, step = pages.pte(numbers[0]), numbers[1] - numbers[0]
+    steps = {after - before for before, after in pairwise(numbers)}
+    if not first.valid or step <= 0 or steps != {step} or step % int(pages.pte(0).replace(frame=1)):
+        return ""
+    apart = pages.pte(step).frame * PAGE
+    return (
+        f"pages  {len(numbers)} entries, {first.aperture.name} from {first.frame * PAGE:#x},"
+        f" {apart:#x} apart"
+    )
 
 
 # Channels ----------------------------------------------------------------------------------------

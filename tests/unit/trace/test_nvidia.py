@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import random
 import struct
+from pathlib import Path
 
 import pytest
+from tests.softcard.nvidia_cards import SPEC, boot, make
 
-from exosuit.silicon.nvidia import channel, compute, copy, falcon, fsp, gsp, push, qmd, rpc
+from exosuit.silicon.nvidia import channel, compute, copy, falcon, fsp, gsp, paging, push, qmd, rpc
 from exosuit.silicon.nvidia.chips import BY_NAME, Start, boot_42
 from exosuit.silicon.nvidia.classes import ComputeClass
 from exosuit.silicon.nvidia.gsp_controls import GspControl
 from exosuit.silicon.nvidia.rm import Status
 from exosuit.silicon.nvidia.rm_controls import WorkSubmitToken
+from exosuit.softcard.direct import DirectLink
 from exosuit.trace.chips import chip_map
+from exosuit.trace.decode import Decoder
 from exosuit.trace.nvidia import NvidiaChip
-from exosuit.trace.tape import Kind, Record, value_of
+from exosuit.trace.recorder import Recorder
+from exosuit.trace.tape import Kind, Record, Tape, value_of
 
 
 class Shown:
@@ -221,6 +226,51 @@ def test_descriptors_of_every_layout(name: str):
         " releases 0x9 to 0x300000000, then the QMD at 0x200000200"
     )
     assert shown.store(kind.encode_grid(grid).ljust(1024, b"\0")) == told
+
+
+def test_pages(ada: Shown, blackwell: Shown):
+    for shown, pages in ((ada, paging.VERSION_2), (blackwell, paging.VERSION_3)):
+        first = pages.page(0x12_3000)
+        near = pages.pages_of(first, 128, pages.last).tobytes()
+        assert shown.store(near) == "pages  128 entries, VIDEO from 0x123000, 0x1000 apart"
+        host = pages.page(0x1_0000_0000, system=True)
+        far = pages.pages_of(host, 16, pages.last - 1).tobytes()
+        assert shown.store(far) == "pages  16 entries, COHERENT from 0x100000000, 0x200000 apart"
+        assert shown.store(near[:8] * 16) == ""
+
+
+@pytest.mark.parametrize("name", ["ad102", "gb202"])
+def test_a_boot_in_words(name: str, tmp_path: Path):
+    """Our driver's boot of a software card: no access to a register is without a name."""
+    card = make(f"{name},{SPEC}")
+    boot(card, Recorder(DirectLink(card), tmp_path / "tape")).close()
+    lines = list(Decoder(Tape.load(tmp_path / "tape")).lines())
+    unnamed = [
+        line.text
+        for line in lines
+        if "BAR0+" in line.text and " = " not in line.text and "VBIOS" not in line.text
+    ]
+    assert unnamed == [line.text for line in lines if "doorbell" in line.text]
+    text = "\n".join(f"{line.step}: {line.text}" for line in lines)
+    for words in (
+        f"chip: R BAR0+a00  BOOT_42 = {int(boot_42(BY_NAME[name.upper()])):08x}",
+        "libos arguments  LOGINIT LOGINTR LOGRM LOGMNOC LOGKRNL RMARGS",
+        "WPR meta  image ",
+        "message queue of 63 elements",
+        "RPC GSP_SET_SYSTEM_INFO",
+        "RPC SET_REGISTRY RMForcePcieConfigSave=0x1",
+        "RPC GSP_INIT_DONE  OK (0x0)",
+        "RPC GSP_RM_ALLOC ROOT",
+        "RPC GSP_RM_CONTROL GPU_PROMOTE_CTX",
+        "pages  128 entries",
+        "methods  SET_OBJECT Compute",
+        "GPFIFO  ",
+        "USERD gp_put = 1",
+        "doorbell, channel ",
+    ):
+        assert words in text, words
+    starter = "NVDM COT" if name == "gb202" else "SEC2_MAILBOX0"
+    assert starter in text
 
 
 def test_other_bytes_are_left_alone(ada: Shown, blackwell: Shown):
