@@ -27,11 +27,12 @@ def main() -> None:
     shapes = SMALL | LARGE
     parser.add_argument("--shape", default="1b", choices=shapes)
     parser.add_argument("--type", default="Q4_0", choices=[*STORAGE_TYPES, "Q4_K_M"])
+    parser.add_argument("--drawn", action="store_true", help="random blocks: quick, without a peer")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     wanted = parser.parse_args()
     started = time.perf_counter()
-    write_model(wanted.out, shapes[wanted.shape], wanted.type, wanted.seed)
+    write_model(wanted.out, shapes[wanted.shape], wanted.type, wanted.seed, drawn=wanted.drawn)
     took = human_seconds(time.perf_counter() - started)
     print(f"{wanted.out}: {human_bytes(wanted.out.stat().st_size)} in {took}")
 

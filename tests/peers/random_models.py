@@ -33,6 +33,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Storage
+from tests.peers.random_blocks import random_blocks
 
 from exosuit.advise.peers.llamacpp import LlamaCpp
 
@@ -132,11 +133,17 @@ class Tensor:
 
 
 def write_model(
-    path: Path, shape: Shape, storage: str = "F16", seed: int = 0, expanded: bool = False
+    path: Path,
+    shape: Shape,
+    storage: str = "F16",
+    seed: int = 0,
+    expanded: bool = False,
+    drawn: bool = False,
 ) -> Path:
     """Write a GGUF file whose matrices are stored as `storage`; `path` again, for chaining.
 
-    With `expanded`, matrices are packed as `storage`, unpacked again and stored as F32.
+    With `expanded`, matrices are packed as `storage`, unpacked again and stored as F32. With
+    `drawn`, their blocks are random (see `random_blocks`): quicker, and nobody is needed to pack.
     """
     writer = gguf.GGUFWriter(path, shape.arch)
     _add_hyperparameters(writer, shape)
@@ -153,7 +160,7 @@ def write_model(
     (file,) = writer.fout or ()
     for tensor, kind in plan:
         writer.write_padding(file, file.tell())
-        for packed in _packed(tensor, kind, shape, seed):
+        for packed in _packed(tensor, kind, shape, seed, drawn):
             file.write(unpack(packed, kind, tensor.shape[-1]) if expanded else packed)
     writer.write_padding(file, file.tell())
     writer.close()
@@ -270,7 +277,7 @@ POOL_ROWS = 2048
 """Rows in the pool that large layer matrices share; smaller ones have rows of their own."""
 
 
-def _packed(tensor: Tensor, kind: Storage, shape: Shape, seed: int) -> Iterator[bytes]:
+def _packed(tensor: Tensor, kind: Storage, shape: Shape, seed: int, drawn: bool) -> Iterator[bytes]:
     """The tensor's bytes as stored, in pieces of at most `POOL_ROWS` rows."""
     rows, columns = _rows_columns(tensor)
     is_small = shape.width < 1024 and rows <= POOL_ROWS
@@ -278,14 +285,16 @@ def _packed(tensor: Tensor, kind: Storage, shape: Shape, seed: int) -> Iterator[
 
         def piece(start: int) -> bytes:
             key = [seed, zlib.crc32(tensor.name.encode()), *([start] if start else [])]
-            count = min(POOL_ROWS, rows - start)
-            return pack(_draw(np.random.default_rng(key), tensor, count, columns), kind)
+            count, generator = min(POOL_ROWS, rows - start), np.random.default_rng(key)
+            if drawn and tensor.is_matrix:
+                return random_blocks(generator, kind, count, columns, tensor.deviation)
+            return pack(_draw(generator, tensor, count, columns), kind)
 
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             yield from threads.map(piece, range(0, rows, POOL_ROWS))
     else:
         size = _row_size(columns, kind)
-        pool = _pool(columns, kind, tensor.deviation, seed)
+        pool = _pool(columns, kind, tensor.deviation, seed, drawn)
         first = zlib.crc32(tensor.name.encode()) % POOL_ROWS
         for start in range(first, first + rows, POOL_ROWS):
             turned = pool[start % POOL_ROWS * size :] + pool[: start % POOL_ROWS * size]
@@ -302,8 +311,10 @@ def _draw(generator: np.random.Generator, tensor: Tensor, rows: int, columns: in
 
 
 @cache
-def _pool(columns: int, kind: Storage, deviation: float, seed: int) -> bytes:
+def _pool(columns: int, kind: Storage, deviation: float, seed: int, drawn: bool) -> bytes:
     generator = np.random.default_rng([seed, columns])
+    if drawn:
+        return random_blocks(generator, kind, POOL_ROWS, columns, deviation)
     values = generator.standard_normal((POOL_ROWS, columns), dtype=np.float32)
     return pack(values * np.float32(deviation), kind)
 
