@@ -2,6 +2,7 @@
 
     python benchmarks/nvidia_first.py                         # nvidia:0
     python benchmarks/nvidia_first.py --card 1 --gpfifo c56f  # another card, an older ring
+    python benchmarks/nvidia_first.py --calls                 # with every call of the kernel
     python benchmarks/nvidia_first.py --fault                 # and at the end a fault, on purpose
     python benchmarks/nvidia_first.py --software gh100        # what it looks like where all works
 
@@ -36,6 +37,7 @@ from exosuit.program import Access, Parameter, Program
 from exosuit.silicon.nvidia.rm_controls import FbInfoIndex
 from exosuit.softcard.nvidia.image import stand_in
 from exosuit.softcard.nvidia.kernel_driver.driver import ModelOptions, SoftKernelDriver
+from exosuit.trace.nodes import ToldNodes
 from exosuit.units import human_bytes, human_seconds
 
 WHERE_TO_LOOK = {
@@ -59,11 +61,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--card", type=int, default=0, help="N of nvidia:N")
     parser.add_argument("--gpfifo", type=lambda text: int(text, 16), help="class of the channels")
     parser.add_argument("--fault", action="store_true", help="end with an access to nowhere")
+    parser.add_argument("--calls", action="store_true", help="tell every call of the kernel")
     parser.add_argument("--software", metavar="CHIP", help="a model instead: gh100, ad102, gb202")
     chosen = parser.parse_args(arguments)
     nodes: DeviceNodes = LinuxNodes()
     if chosen.software:
         nodes = SoftKernelDriver(ModelOptions(cards=(chosen.software,)))
+    if chosen.calls:
+        nodes = ToldNodes(nodes, lambda name, ended: print(f"{'':<10} {name}: {ended}", flush=True))
     step = "client"
     try:
         route = KernelDriverRoute(

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.softcard.node_calls import Told
 from tests.softcard.node_cards import RunningClock, open_route, start
 
 from exosuit.driver.nvidia.kernel_driver import KernelDriverRoute, client
@@ -32,6 +31,7 @@ from exosuit.silicon.nvidia.rm import Status
 from exosuit.silicon.nvidia.rm_controls import GpuUuid, PerfBoost
 from exosuit.softcard.nvidia.kernel_driver.driver import ModelOptions, SoftKernelDriver
 from exosuit.softcard.nvidia.kernel_driver.products import TURING_CLASSES
+from exosuit.trace.nodes import ToldNodes
 from exosuit.units import MiB
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel driver is Linux's")
@@ -112,10 +112,33 @@ def refused(chosen: SoftKernelDriver) -> ExosuitError:
 
 
 def test_the_order_of_first_use():
-    told = Told(model(strict=True))
-    route = KernelDriverRoute.open(told, 0, RunningClock(told._nodes), 5.0)  # type: ignore[arg-type]
-    assert told.calls == BRING_UP.strip().splitlines()
+    chosen = model(strict=True)
+    told: list[tuple[str, str]] = []
+    nodes = ToldNodes(chosen, lambda name, ended: told.append((name, ended)))
+    route = KernelDriverRoute.open(nodes, 0, RunningClock(chosen), 5.0)
+    assert [name for name, _ in told] == BRING_UP.strip().splitlines()
+    assert {ended for _, ended in told} == {"done", "OK (0x0)"}
+    told.clear()
     route.stop()
+    assert ("UVM UnregisterChannel", "OK (0x0)") in told
+    assert ("close /dev/nvidiactl", "done") in told
+
+
+def test_calls_that_fail_are_told():
+    chosen = model()
+    told: list[str] = []
+    nodes = ToldNodes(chosen, lambda name, ended: told.append(f"{name}: {ended}"))
+    chosen.escapes.statuses[GpfifoClass.HOPPER_A] = Status.NO_MEMORY
+    with pytest.raises(DoesNotFit):
+        KernelDriverRoute.open(nodes, 0, RunningClock(chosen), 5.0)
+    assert "RM_ALLOC Gpfifo HOPPER_A: NO_MEMORY (0x51)" in told
+    with pytest.raises(FileNotFoundError):
+        nodes.open("/dev/nvidia7")
+    assert told[-1] == "open /dev/nvidia7: ENOENT"
+    fd = nodes.open("/dev/nvidiactl")
+    with pytest.raises(OSError, match="escape"):
+        nodes.ioctl(fd, 0xC0204677, bytearray(32))
+    assert told[-1] == "escape 0x77: EINVAL"
 
 
 @pytest.mark.parametrize("version", ["570.144", "575.64", "580.142", "590.48", "595.45", "610.10"])
