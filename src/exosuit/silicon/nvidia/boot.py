@@ -111,7 +111,7 @@ FWSEC_STATUS = 0xE
 
 
 class FuseVersion(Word):
-    """NV_FUSE_OPT_FPF_GSP_UCODEn_VERSION: which release of a program the card still takes."""
+    """NV_FUSE_OPT_FPF_GSP_UCODEn_VERSION, SEC2 too: which release of a program is still taken."""
 
     data = bits(15, 0, "its highest set bit counts, from 1; 0 for none")
 
@@ -141,7 +141,8 @@ class BusTuring(Bus):
 
     BAR0_WINDOW = at(0x1700, Window, "NV_PBUS_BAR0_WINDOW")
     GFW_MASK = at(0x11_8128, PrivilegeMask, access="ro")
-    UCODE_FUSES = at(0x82_41C0, FuseVersion, "by ucode id, less 1", access="ro", count=16, stride=4)
+    SEC2_FUSES = at(0x82_4140, FuseVersion, "by ucode id, less 1", access="ro", count=16, stride=4)
+    UCODE_FUSES = at(0x82_41C0, FuseVersion, "the GSP's", access="ro", count=16, stride=4)
     GFW_PROGRESS = at(0x11_8234, BootProgress, access="ro")
 
 

@@ -68,8 +68,9 @@ class LoadApp(Struct):
 
 
 class BooterParameters:
-    """What the booter's boot ROM is told, the same for every release so far (nouveau, tinygrad)."""
+    """What SEC2's boot ROM is told of the booter, as its `patch_meta` says in 570.144."""
 
     PKC_OFFSET = 0x10
+    """Of the signature in its data, as `patch_location` says."""
     ENGINE_MASK = 1
     UCODE_ID = 3

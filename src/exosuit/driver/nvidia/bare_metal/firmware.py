@@ -52,13 +52,37 @@ class Bootloader:
 
 @dataclass(frozen=True)
 class Booter:
-    """SEC2's program, its signature in place."""
+    """SEC2's program.
+
+    signatures    for the newest fuses first
+    signature_at  where in the image one of them goes, within its data
+    """
 
     image: bytes
     code_offset: int
     code_bytes: int
     data_offset: int
     data_bytes: int
+    signatures: tuple[bytes, ...]
+    signature_at: int
+
+    def signed(self, fuses: int) -> bytes:
+        """The image with the signature for a card whose fuses are at a version.
+
+        Raises CorruptFile where it has none (`s_patchBooterUcodeSignature`).
+        """
+        index = len(self.signatures) - 1 - fuses if len(self.signatures) > 1 else 0
+        if index < 0:
+            raise CorruptFile(
+                f"the booter has no signature for fuse version {fuses}",
+                cause="the firmware is older than this card, which takes newer releases only",
+                next="exosuit setup --yes",
+                fuses=fuses,
+            )
+        signature = self.signatures[index]
+        image = bytearray(self.image)
+        image[self.signature_at : self.signature_at + len(signature)] = signature
+        return bytes(image)
 
 
 @dataclass(frozen=True)
@@ -96,7 +120,7 @@ def load_bootloader(source: FirmwareSource, chip: Chip) -> Bootloader:
 
 
 def load_booter(source: FirmwareSource, chip: Chip, name: str = "booter_load") -> Booter:
-    """SEC2's program with the signature for production cards put where it looks for it."""
+    """SEC2's program, with its signatures for production cards."""
     path = chip.firmware(name)
     file = _File(path, source.read(path))
     header = file.header()
@@ -109,18 +133,21 @@ def load_booter(source: FirmwareSource, chip: Chip, name: str = "booter_load") -
     if count == 0 or signed.signatures_size % count:
         raise file.wrong(f"it has {count} signatures in {signed.signatures_size} bytes")
     size = signed.signatures_size // count
-    signature = file.cut(signed.signatures_offset + file.number(signed.patch_signature), size)
-    image = bytearray(file.cut(header.data_offset, header.data_size))
+    first = signed.signatures_offset + file.number(signed.patch_signature)
+    signatures = tuple(file.cut(first + index * size, size) for index in range(count))
+    image = file.cut(header.data_offset, header.data_size)
     where = file.number(signed.patch_location)
     parts = ((where, size), (app.code_offset, app.code_size),
              (load.os_data_offset, load.os_data_size))  # fmt: skip
     for at, length in parts:
         if not length or at + length > len(image):
             raise file.wrong(f"a part lies at {at:#x}, {length} bytes, outside of its image")
-    image[where : where + size] = signature
+    if where < load.os_data_offset:
+        raise file.wrong("its signature would not lie in its data")
     return Booter(
-        bytes(image), app.code_offset, app.code_size, load.os_data_offset, load.os_data_size
-    )
+        image, app.code_offset, app.code_size, load.os_data_offset, load.os_data_size,
+        signatures, where,
+    )  # fmt: skip
 
 
 def load_fmc(source: FirmwareSource, chip: Chip) -> Fmc:

@@ -22,11 +22,12 @@ from exosuit.driver.nvidia.bare_metal.firmware import (
     load_fmc,
     load_gsp,
 )
-from exosuit.driver.nvidia.bare_metal.fwsec import fuse_version, prepare_frts, run_frts
+from exosuit.driver.nvidia.bare_metal.fwsec import prepare_frts, run_frts
 from exosuit.driver.nvidia.bare_metal.host_memory import BootPages, Pinned, Queues, place_image
 from exosuit.driver.nvidia.bare_metal.layout import Layout, wpr_meta
-from exosuit.driver.nvidia.bare_metal.registers import Registers
+from exosuit.driver.nvidia.bare_metal.registers import Registers, fuse_version
 from exosuit.errors import BootFailed, CorruptFile
+from exosuit.silicon.nvidia.boot import BusTuring
 from exosuit.silicon.nvidia.chips import Chip, Start
 from exosuit.silicon.nvidia.firmware import BooterParameters
 from exosuit.silicon.nvidia.fsp import ChainOfTrust
@@ -112,7 +113,7 @@ class FirmwareStart:
         """Set memory apart for the firmware: WPR2 is up afterwards."""
         fwsec = self._fwsec
         assert fwsec is not None
-        fuses = fuse_version(self._registers, fwsec)
+        fuses = self._fuses(is_gsp=True, ucode_id=fwsec.descriptor.ucode_id)
         image = prepare_frts(fwsec, fuses, self._layout.frts)
         run_frts(self._registers, self.gsp, fwsec, self._pinned.put(image), self._layout.frts)
 
@@ -131,10 +132,12 @@ class FirmwareStart:
         """Let SEC2 check the firmware, put it into WPR2 and start it."""
         booter = self._files.booter
         assert booter is not None
+        fuses = self._fuses(is_gsp=False, ucode_id=BooterParameters.UCODE_ID)
+        image = self._pinned.put(booter.signed(fuses))
         self.sec2.reset()
         program = SignedCode(
             title="the booter",
-            memory=self._pinned.put(booter.image),
+            memory=image,
             code_offset=booter.code_offset,
             code_bytes=booter.code_bytes,
             imem_at=0,
@@ -142,7 +145,7 @@ class FirmwareStart:
             data_offset=booter.data_offset,
             data_bytes=booter.data_bytes,
             dmem_at=0,
-            signature_at=BooterParameters.PKC_OFFSET,
+            signature_at=booter.signature_at - booter.data_offset,
             engine_mask=BooterParameters.ENGINE_MASK,
             ucode_id=BooterParameters.UCODE_ID,
         )
@@ -155,9 +158,16 @@ class FirmwareStart:
                 " only half done, or files of another release",
                 next="switch the enclosure off and on; if it stays:  exosuit setup --yes",
                 mailbox0=mailbox,
+                fuses=fuses,
                 vram_bytes=self._layout.vram_bytes,
                 wpr_meta=self._meta.explain(),
             )
+
+    def _fuses(self, *, is_gsp: bool, ucode_id: int) -> int:
+        board = self._registers.board
+        assert isinstance(board, BusTuring)
+        fuses = board.UCODE_FUSES if is_gsp else board.SEC2_FUSES
+        return fuse_version(self._registers, fuses, ucode_id)
 
     # Blackwell.
 

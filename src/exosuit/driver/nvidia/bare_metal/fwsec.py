@@ -9,10 +9,10 @@ Sources: open-gpu-kernel-modules 570.144 `kernel_gsp_frts_tu102.c`.
 from __future__ import annotations
 
 from exosuit.driver.nvidia.bare_metal.falcon import FalconCore, SignedCode
-from exosuit.driver.nvidia.bare_metal.registers import Registers, check_answer
+from exosuit.driver.nvidia.bare_metal.registers import Registers
 from exosuit.errors import BootFailed
 from exosuit.link.function import DmaMemory
-from exosuit.silicon.nvidia.boot import FWSEC_STATUS, BusTuring, FuseVersion, is_refused
+from exosuit.silicon.nvidia.boot import FWSEC_STATUS, is_refused
 from exosuit.silicon.nvidia.vbios import (
     DmemMapper,
     Fwsec,
@@ -21,25 +21,6 @@ from exosuit.silicon.nvidia.vbios import (
     find_mapper,
     frts_command,
 )
-from exosuit.silicon.pci import ALL_ONES
-
-
-def fuse_version(registers: Registers, fwsec: Fwsec) -> int:
-    """Which release of FWSEC the card's fuses take."""
-    index = fwsec.descriptor.ucode_id - 1
-    board = registers.board
-    assert isinstance(board, BusTuring)
-    if not 0 <= index < len(board.UCODE_FUSES):
-        return 0
-    fuses = board.UCODE_FUSES[index].read()
-    if fuses == ALL_ONES:
-        registers.check_alive()
-        raise BootFailed(
-            "the card does not tell which release of FWSEC its fuses take",
-            cause="a read was not answered: its link is bad, or it sleeps",
-            next="reconnect the enclosure, then  exosuit doctor",
-        )
-    return FuseVersion(check_answer(fuses, "which release of FWSEC its fuses take")).version
 
 
 def prepare_frts(fwsec: Fwsec, fuses: int, frts_at: int) -> bytes:

@@ -6,10 +6,11 @@ addresses; a value of 0xbadfXXXX is the privileged ring's refusal. `check_alive`
 
 from __future__ import annotations
 
+from exosuit.datasheet import Array
 from exosuit.errors import BootFailed, LinkLost
 from exosuit.link.function import Bar, PciFunction
 from exosuit.silicon.nvidia import boot, falcon
-from exosuit.silicon.nvidia.boot import BUS_KINDS, Bus
+from exosuit.silicon.nvidia.boot import BUS_KINDS, Bus, FuseVersion
 from exosuit.silicon.nvidia.chips import Chip
 from exosuit.silicon.nvidia.fsp import Fsp
 from exosuit.silicon.nvidia.paging import MmuInvalidate
@@ -62,6 +63,21 @@ class Registers(EarlyRegisters):
     def read_vbios(self) -> bytes:
         """The VBIOS, in one large read."""
         return self.bar.read(boot.VBIOS_AT, boot.VBIOS_BYTES)
+
+
+def fuse_version(registers: Registers, fuses: Array[FuseVersion], ucode_id: int) -> int:
+    """Which release of a signed program the card still takes, by the program's id."""
+    if not 1 <= ucode_id <= len(fuses):
+        return 0
+    found = fuses[ucode_id - 1].read()
+    if found == ALL_ONES:
+        registers.check_alive()
+        raise BootFailed(
+            "the card does not tell which release of its firmware its fuses take",
+            cause="a read was not answered: its link is bad, or it sleeps",
+            next="reconnect the enclosure, then  exosuit doctor",
+        )
+    return FuseVersion(check_answer(found, "what its fuses take")).version
 
 
 def check_answer(value: int, what: str) -> int:

@@ -37,7 +37,14 @@ def test_what_the_files_hold():
     assert b"gb20x" in load_gsp(source, GB202).signature
     booter = load_booter(source, AD102)
     assert booter.data_offset + booter.data_bytes <= len(booter.image)
-    assert b"signature" in booter.image or b"booter_load 0" in booter.image  # it was put in place
+    assert booter.signature_at - booter.data_offset == 0x10  # as in every release so far
+    # s_patchBooterUcodeSignature: the last one is for fuses at 0, the one before for 1.
+    for fuses, name in ((0, b"booter_load 1"), (1, b"booter_load 0")):
+        image = booter.signed(fuses)
+        assert name in image[booter.signature_at : booter.signature_at + 384]
+        assert len(image) == len(booter.image)
+    with pytest.raises(CorruptFile, match="fuse version 2"):
+        booter.signed(2)
     fmc = load_fmc(source, GB202)
     assert fmc.hash == hashlib.sha384(fmc.image).digest()
     assert len(fmc.public_key) == 100
