@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.peers.agreement import compare
 from tests.softcard.node_cards import start_other
+from tests.softcard.ptx_ops.conftest import EVERYTHING
 from tests.softcard.test_models_gfx import answers, cache
 
 from exosuit.driver.cpu import CpuDevice
@@ -68,6 +69,7 @@ def test_stories(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not EVERYTHING, reason="a minute for what test_models_ptx has as well")
 @pytest.mark.parametrize("card", ["gh100"], indirect=True)
 def test_smollm2(
     card: tuple[NvidiaDevice, SoftKernelDriver], cpu: CpuDevice, shared: Path, cache: Path

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.softcard.node_cards import RunningClock, open_route, start
+from tests.softcard.node_cards import RunningClock, assemble, open_route, start
 
+from exosuit.driver.nvidia.device import NvidiaDevice
 from exosuit.driver.nvidia.kernel_driver import KernelDriverRoute, client
 from exosuit.errors import (
     BootFailed,
@@ -167,6 +168,25 @@ def test_the_second_of_two_cards():
     first.stop()
     assert second.take(4096, "still there").size == 4096
     second.stop()
+    assert chosen.open_files == 0
+
+
+def test_two_clients_of_one_card():
+    """Each has an address space of its own; the same addresses are not the same memory."""
+    chosen = model(strict=True)
+    devices = [
+        NvidiaDevice.start(open_route(chosen), assemble, takes_cubins=False) for _ in range(2)
+    ]
+    buffers = [device.allocate(1 << 16, "data") for device in devices]
+    assert buffers[0].address == buffers[1].address
+    for value, (device, buffer) in enumerate(zip(devices, buffers, strict=True)):
+        device.copy_in(buffer.region(), np.full(1 << 16, value + 1, np.uint8))
+    for value, (device, buffer) in enumerate(zip(devices, buffers, strict=True)):
+        assert (device.copy_out(buffer.region(), np.uint8) == value + 1).all()
+    devices[0].close()
+    assert (devices[1].copy_out(buffers[1].region(), np.uint8) == 2).all()
+    devices[1].close()
+    assert chosen.notes == []
     assert chosen.open_files == 0
 
 
