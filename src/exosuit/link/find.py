@@ -13,7 +13,8 @@ from pathlib import Path
 from exosuit.silicon.pci import LINK_SPEEDS, ClassCode
 
 SYSFS = Path("/sys/bus/pci/devices")
-_BRIDGE = 0x0604
+BRIDGE = 0x0604
+"""Class code of a PCI bridge, without its interface."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +108,20 @@ def read_bars(folder: Path) -> dict[int, tuple[int, int, int]]:
 def bridges_above(name: str, devices: Path = SYSFS) -> list[tuple[int, int]]:
     """Vendor and device of each bridge above a function, the nearest first.
 
-    Empty where the system does not tell, as for cards behind a socket.
+    On macOS, where a card is behind a socket, those of the whole computer: a bridge that matters
+    is in a box or in the computer for the sake of a box. Elsewhere empty for cards behind sockets.
     """
+    if sys.platform == "darwin":
+        from exosuit.link.find_macos import bridges
+
+        return bridges()
     folder = devices / name
     if not name or not folder.exists():
         return []
     return [
         (_number(parent / "vendor") or 0, _number(parent / "device") or 0)
         for parent in folder.resolve().parents
-        if (_number(parent / "class") or 0) >> 8 == _BRIDGE
+        if (_number(parent / "class") or 0) >> 8 == BRIDGE
     ]
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from exosuit.errors import HelperMissing
-from exosuit.link.find import Found
+from exosuit.link.find import BRIDGE, Found
 from exosuit.silicon.pci import ClassCode
 
 PROFILER_TIMEOUT_S = 15.0
@@ -45,6 +45,16 @@ def find_macos() -> list[Found]:
     return sorted(
         (f for f in found if ClassCode(f.class_code).can_be_card), key=lambda card: card.name
     )
+
+
+def bridges() -> list[tuple[int, int]]:
+    """Vendor and device of every PCI bridge of this computer; empty where IOKit is not there."""
+    try:
+        services = list(registry_services())
+    except (OSError, AttributeError):
+        return []
+    found = [from_properties(path, properties, driver) for path, properties, driver in services]
+    return [(f.vendor, f.device) for f in found if f.class_code >> 8 == BRIDGE]
 
 
 def from_properties(path: str, properties: Mapping[str, bytes], driver: str) -> Found:

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from exosuit.errors import HelperMissing
 from exosuit.link import find_macos
-from exosuit.link.find import Found, find_cards, find_linux
+from exosuit.link.find import Found, bridges_above, find_cards, find_linux
 from exosuit.link.find_macos import from_profiler, from_properties
 
 GPU = "0000:05:00.0"
@@ -175,3 +176,33 @@ def test_any_tree_is_walked(tree: object):
 def test_a_deep_tree_is_walked():
     assert from_profiler("[" * 100_000) == []
     assert from_profiler("[" * 900 + "]" * 900) == []
+
+
+def test_bridges_above_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Linux tells which are above; macOS which there are."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    root = tmp_path / "real" / "pci0000:00"
+    card = root / "0000:00:1c.0" / "0000:03:00.0" / "0000:05:00.0"
+    card.mkdir(parents=True)
+    for folder, ids in (
+        (card.parent.parent, ("0x8086", "0x7ae8", "0x060400")),
+        (card.parent, ("0x8086", "0x5786", "0x060400")),
+        (card, ("0x10de", "0x2684", "0x030000")),
+    ):
+        for name, text in zip(("vendor", "device", "class"), ids, strict=True):
+            (folder / name).write_text(text + "\n")
+    devices = tmp_path / "devices"
+    devices.mkdir()
+    (devices / card.name).symlink_to(card)
+    assert bridges_above(card.name, devices) == [(0x8086, 0x5786), (0x8086, 0x7AE8)]
+    assert bridges_above("tinygpu", devices) == bridges_above("", devices) == []
+
+    def services():
+        for ids in ((0x8086, 0x5786, 0x060400), (0x10DE, 0x2684, 0x030000)):
+            names = ("vendor-id", "device-id", "class-code")
+            values = (value.to_bytes(4, "little") for value in ids)
+            yield "path", dict(zip(names, values, strict=True)), ""
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(find_macos, "registry_services", services)
+    assert bridges_above("tinygpu") == [(0x8086, 0x5786)]
