@@ -35,7 +35,7 @@ from exosuit.units import GiB
 _FIRST_FD = 1 << 20
 """Descriptors that are like none of this process's real ones."""
 _NOTES = 1000
-_ENOENT, _EBADF, _EINVAL, _EIO = 2, 9, 22, 5
+_ENOENT, _EIO, _ENXIO, _EBADF, _EINVAL = 2, 5, 6, 9, 22
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ class SoftKernelDriver:
     def map(self, fd: int, size: int) -> Mapping:
         self._count("map")
         shows = self.shown_by(fd)
-        if size > shows.size:
-            raise OSError(_EINVAL, "longer than what was prepared")
+        if size != shows.size:
+            raise OSError(_ENXIO, "not as long as what was prepared")
         if shows.page is not None:
             return _UsermodePage(shows.page, size)
         return _Words(shows, size)
