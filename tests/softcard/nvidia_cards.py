@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from exosuit.softcard.nvidia.firmware import SyntheticFirmware
 from exosuit.softcard.nvidia.image import stand_in
 
 CHIPS = ("ga102", "ad102", "gb202")
+EVERY_CARD = os.environ.get("EXOSUIT_TEST_EVERY_CARD") == "1"
+"""Every chip with every model and over every socket takes a quarter of an hour; without this a
+choice of them is tested."""
 SPEC = "vram=1G,strict"
 
 

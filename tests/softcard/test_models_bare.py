@@ -14,7 +14,7 @@ import pytest
 from tests.contract.serving import serving
 from tests.peers.agreement import compare
 from tests.peers.conftest import RandomModel, peer, random_model
-from tests.softcard.nvidia_cards import CHIPS, boot, boot_patiently, make
+from tests.softcard.nvidia_cards import CHIPS, EVERY_CARD, boot, boot_patiently, make
 from tests.softcard.test_models_gfx import PAGES, PROMPT, answers, cache, generate
 
 from exosuit.driver.cpu import CpuDevice
@@ -35,6 +35,11 @@ GREEDY = Sampling(temperature=0.0)
 SPEC = "vram=1G,strict"
 COMPILED_FOR = "sm_86"
 """Kernels for all of them are the same text, which takes long to compile and to translate."""
+ALL_SOCKETS = [(chip, flavour) for chip in CHIPS for flavour in ("tcp", "unix")]
+SOCKETS = ALL_SOCKETS if EVERY_CARD else [("ga102", "unix"), ("ad102", "tcp"), ("gb202", "unix")]
+RANDOM = [("qwen3", "Q4_K"), ("qwen3moe", "Q8_0"), ("qwen3", "F16")]
+ALL_RANDOM = [(chip, *model) for chip in CHIPS for model in RANDOM]
+CHOSEN = ALL_RANDOM if EVERY_CARD else [("ga102", *RANDOM[1]), ("ad102", *RANDOM[2])]
 
 
 def with_kernels_of_one(device: NvidiaDevice, target: str) -> NvidiaDevice:
@@ -89,8 +94,7 @@ def test_stories_on_one(cpu: CpuDevice, shared: Path, cache: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flavour", ["tcp", "unix"])
-@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize(("chip", "flavour"), SOCKETS)
 def test_stories_over_sockets(
     chip: str, flavour: str, cpu: CpuDevice, shared: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -126,15 +130,13 @@ def test_what_a_decoded_token_costs_the_link(shared: Path, cache: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "storage"), [("qwen3", "Q4_K"), ("qwen3moe", "Q8_0"), ("qwen3", "F16")]
-)
+@pytest.mark.parametrize(("chip", "name", "storage"), CHOSEN)
 def test_random_models(
-    name: str, storage: str, random_model: RandomModel, cpu: CpuDevice, cache: Path
+    chip: str, name: str, storage: str, random_model: RandomModel, cpu: CpuDevice, cache: Path
 ) -> None:
     path = random_model(name, storage)
     expected = answers(path, cpu, cache, GREEDY)
-    with booted("ga102", cache) as (device, _):
+    with booted(chip, cache) as (device, _):
         found = answers(path, device, cache, GREEDY)
     agreement = compare(found[0], expected[0])
     print(f"{name} {storage}: {agreement}")
@@ -143,10 +145,12 @@ def test_random_models(
 
 
 @pytest.mark.slow
-def test_smollm2(shared: Path, cpu: CpuDevice, cache: Path) -> None:
+@pytest.mark.skipif(not EVERY_CARD, reason="EXOSUIT_TEST_EVERY_CARD=1 runs it: minutes")
+@pytest.mark.parametrize("chip", CHIPS)
+def test_smollm2(chip: str, shared: Path, cpu: CpuDevice, cache: Path) -> None:
     path = shared / "models/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf"
     expected = answers(path, cpu, cache, GREEDY, count=3)
-    with booted("gb202", cache) as (device, _):
+    with booted(chip, cache) as (device, _):
         found = answers(path, device, cache, GREEDY, count=3)
     assert compare(found[0], expected[0]).error < 0.06
     assert found[1] == expected[1]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.contract.serving import serving
+from tests.softcard.nvidia_cards import CHIPS, EVERY_CARD
 
 from exosuit.silicon.nvidia.rpc import Function
 from exosuit.softcard.card import Options
@@ -22,6 +23,8 @@ from exosuit.softcard.nvidia.card import NvidiaCard
 from exosuit.softcard.nvidia.gsp import State
 from exosuit.units import MiB
 
+ALL_SOCKETS = [(chip, flavour) for chip in CHIPS for flavour in ("tcp", "unix")]
+SOCKETS = ALL_SOCKETS if EVERY_CARD else [("gb202", "tcp"), ("ad102", "unix")]
 CHILD = Path(__file__).with_name("tinygrad_nv_child.py")
 ROOT = CHILD.parents[2]
 
@@ -70,8 +73,7 @@ def test_it_boots_and_copies(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gb202", "ad102", "ga102"])
-@pytest.mark.parametrize("flavour", ["tcp", "unix"])
+@pytest.mark.parametrize(("name", "flavour"), SOCKETS)
 def test_again_and_after_a_killed_client(name: str, flavour: str, tmp_path: Path) -> None:
     chosen = card(name)
     listen = "tcp:127.0.0.1:0" if flavour == "tcp" else f"unix:{tmp_path / 'card'}"
@@ -84,7 +86,7 @@ def test_again_and_after_a_killed_client(name: str, flavour: str, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gb202", "ad102"])
+@pytest.mark.parametrize("name", CHIPS if EVERY_CARD else ["ad102"])
 def test_a_window_of_256_mib(name: str, tmp_path: Path) -> None:
     chosen = card(name, bar=256 * MiB)
     chosen.host.pieces = 1  # what lies in host memory then, tinygrad takes to be contiguous
