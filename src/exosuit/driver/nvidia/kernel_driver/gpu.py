@@ -130,10 +130,11 @@ class Gpu:
         answer = ask(self.client, self.objects.subdevice, question)
         return answer.entries[0].value * KiB
 
-    def show(
-        self, handle: int, size: int, caching: CachingType, *, system: bool = False
-    ) -> Mapping:
+    def show(self, handle: int, size: int, *, system: bool = False) -> Mapping:
         """Memory or registers of an object in this process, until the card is closed.
+
+        How it is cached is the kernel's choice alone (OGKM `escape.c`): registers are not, the
+        card's memory is write-combined.
 
         system  it is the host's memory, which the control node shows
         """
@@ -144,7 +145,7 @@ class Gpu:
                 device=self.objects.device,
                 memory_handle=handle,
                 length=size,
-                flags=MapFlags(caching_type=caching),
+                flags=MapFlags(caching_type=CachingType.DEFAULT),
                 fd=fd,
             )
             answer = self.client.escape(Escape.RM_MAP_MEMORY, record)

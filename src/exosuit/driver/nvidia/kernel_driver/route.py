@@ -2,7 +2,7 @@
 
 The bring-up is a list of named steps, in the order that the resource manager demands. Rings and
 control blocks lie in memory of the card, which the driver maps write-combined whatever is asked
-(OGKM `mapping_cpu.c`), so they are flushed before the doorbell, a register, is written.
+(OGKM `escape.c`, `mapping_cpu.c`), so they are flushed before the doorbell, a register, is written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from exosuit.driver.nvidia.route import PAGE, Channel, Data, Facts, Memory
 from exosuit.errors import ExosuitError
 from exosuit.link.nodes import DeviceNodes, Mapping
 from exosuit.silicon.nvidia.channel import Userd, Usermode
-from exosuit.silicon.nvidia.ioctl import CachingType
 from exosuit.silicon.nvidia.rm import Notification
 from exosuit.silicon.nvidia.rm_controls import BoostFlags, GrInfoIndex, PerfBoost
 from exosuit.silicon.pci import ALL_ONES
@@ -219,7 +218,7 @@ class KernelDriverRoute:
 
     def _map_page(self) -> None:
         page, _ = self.client.allocate(self.gpu.objects.subdevice, self.classes.usermode)
-        self._usermode = self.gpu.show(page, _USERMODE_BYTES, CachingType.UNCACHED)
+        self._usermode = self.gpu.show(page, _USERMODE_BYTES)
 
     def _boost(self) -> None:
         flags = BoostFlags(command=_BOOST_TO_MAX, cuda=True, high_priority=True)
@@ -235,7 +234,7 @@ class KernelDriverRoute:
     def _make_group(self) -> None:
         self._rings_at = self._memory.take_contiguous(2 * _CHANNEL_BYTES, "rings")
         handle = self._memory.handle_of(self._rings_at)
-        self._rings = self.gpu.show(handle, self._rings_at.reserved, CachingType.WRITE_COMBINED)
+        self._rings = self.gpu.show(handle, self._rings_at.reserved)
         self._group = make_group(self.client, self.gpu.objects.device, self._va_space)
         self._open.callback(self._free_group)
 
@@ -254,7 +253,7 @@ class KernelDriverRoute:
         ring, userd = _Part(self._rings, start), _Part(self._rings, start + _RING_BYTES)
         userd.write(0, bytes(Userd.SIZE))
         notifier = self._memory.make_notifier()
-        self._notifiers.append(self.gpu.show(notifier, PAGE, CachingType.DEFAULT, system=True))
+        self._notifiers.append(self.gpu.show(notifier, PAGE, system=True))
         place = ChannelPlace(
             ring=self._rings_at.address + start,
             entries=RING_ENTRIES,
