@@ -1,13 +1,13 @@
 """One visit to a card: check everything, time everything, keep each result as soon as it is there.
 
-    python benchmarks/gpu.py --out FOLDER --limit 570            # as often as needed: goes on
-    python benchmarks/gpu.py --out FOLDER --list                 # what is done, what is left
-    python benchmarks/gpu.py --out FOLDER --stage limits --again
-    python benchmarks/gpu.py --out FOLDER --dry-run              # tiny models on the fake libcuda
+    python benchmarks/gpu.py --out FILE --limit 570            # as often as needed: goes on
+    python benchmarks/gpu.py --out FILE --list                 # what is done, what is left
+    python benchmarks/gpu.py --out FILE --stage limits --again
+    python benchmarks/gpu.py --out FILE --dry-run              # tiny models on the fake libcuda
 
-Each stage is a process of its own, since a card that failed takes its process along, and writes
-one JSON file. A stage that has a file is not run again, a stage that would not fit into the time is
-left for the next call, and one that fails says so in its file and stops nothing. Models have random
+Each stage is a process of its own, since a card that failed takes its process along, and is in the
+file (JSON) as soon as it is done. One that is there is not run again, one that would not fit into
+the time is left for the next call, one that fails says so and stops nothing. Models have random
 weights in exact shapes and are made on the spot. docs/first-card.md tells how such a visit goes.
 """
 
@@ -63,9 +63,8 @@ TINY = (Speed("llama", "Q8_0", 1e6), Speed("qwen3moe", "Q4_K", 1e6))
 
 @dataclass(frozen=True)
 class Visit:
-    """What the stages know."""
+    """What the stages know: a folder for models and other large things, and whether it is dry."""
 
-    out: Path
     models: Path
     is_dry: bool
 
@@ -151,7 +150,7 @@ def pytest(visit: Visit, *names: str) -> dict[str, Any]:
     """Tests of tests/hardware on the card: how many passed, and what failed."""
     import xml.etree.ElementTree as tree
 
-    report = visit.out / f"{Path(names[-1]).stem}.xml"
+    report = visit.models / f"{Path(names[-1]).stem}.xml"
     environment = os.environ | {"EXOSUIT_CARD": "fake" if visit.is_dry else DEVICE}
     words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", f"--junitxml={report}"]
     workers = min(8, (os.cpu_count() or 2) // 2)
@@ -361,7 +360,8 @@ def _model(visit: Visit, speed: Speed) -> Path:
         if other.stem != keep:
             other.unlink()
     started = time.perf_counter()
-    made = write_model(path.with_suffix(".part"), (SMALL | LARGE)[speed.shape], speed.storage)
+    shape, part = (SMALL | LARGE)[speed.shape], path.with_suffix(".part")
+    made = write_model(part, shape, speed.storage, drawn=True)
     made.rename(path)
     took = time.perf_counter() - started
     print(f"{path.name}: {path.stat().st_size / 1e9:.1f} GB in {took:.0f} s", file=sys.stderr)
@@ -390,7 +390,7 @@ def _fake_libcuda(folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--out", type=Path, required=True, help="file of the results")
     parser.add_argument("--models", type=Path, help="folder of the models (default: memory)")
     parser.add_argument("--limit", type=float, default=570, help="seconds that this call may take")
     parser.add_argument("--stage", action="append", help="only this one; may repeat")
@@ -399,19 +399,29 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="tiny models, the fake libcuda")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     wanted = parser.parse_args()
-    visit = Visit(wanted.out, wanted.models or _in_memory(wanted.out), wanted.dry_run)
-    for folder in (visit.out, visit.models):
+    visit = Visit(wanted.models or _in_memory(wanted.out), wanted.dry_run)
+    for folder in (wanted.out.parent, visit.models):
         folder.mkdir(parents=True, exist_ok=True)
-    if wanted.run:
-        return _one(visit, wanted.run)
     known = stages(visit)
+    if wanted.run:
+        stage = next(s for s in known if s.name == wanted.run)
+        _write(wanted.out, _one(visit, stage))
+        return 0
     chosen = [s for s in known if not wanted.stage or s.name in wanted.stage]
     if unknown := set(wanted.stage or ()) - {s.name for s in known}:
         parser.error(f"no stage {', '.join(sorted(unknown))}; --list shows them")
+    results = json.loads(wanted.out.read_text())["stages"] if wanted.out.exists() else {}
     if not wanted.list:
-        _all(visit, chosen, wanted.again, time.monotonic() + wanted.limit)
+        deadline = time.monotonic() + wanted.limit
+        for stage in chosen:
+            if stage.name in results and not wanted.again:
+                continue
+            found = _apart(visit, stage, deadline - time.monotonic(), is_first=stage is chosen[0])
+            if found is not None:
+                results[stage.name] = found
+                _write(wanted.out, {"stages": results})
     for stage in known:
-        print(f"{stage.name:30} {_verdict(visit.out / f'{stage.name}.json')}")
+        print(f"{stage.name:30} {_verdict(results.get(stage.name))}")
     return 0
 
 
@@ -421,35 +431,33 @@ def _in_memory(out: Path) -> Path:
     try:
         room = os.statvfs(shared)
     except OSError:
-        return out / "made"
-    return shared / "exosuit-gpu" if room.f_bavail * room.f_frsize > 60e9 else out / "made"
+        return out.parent / "made"
+    return shared / "exosuit-gpu" if room.f_bavail * room.f_frsize > 60e9 else out.parent / "made"
 
 
-def _all(visit: Visit, chosen: list[Stage], again: bool, deadline: float) -> None:
-    for stage in chosen:
-        file, left = visit.out / f"{stage.name}.json", deadline - time.monotonic()
-        if file.exists() and not again:
-            continue
-        if left < min(stage.seconds, 30) or (left < stage.seconds and stage is not chosen[0]):
-            print(f"{stage.name}: left for the next call ({left:.0f} s)", file=sys.stderr)
-            continue
-        words = [sys.executable, __file__, "--out", visit.out, "--models", visit.models]
-        words += ["--run", stage.name, *(["--dry-run"] if visit.is_dry else [])]
-        print(f"{stage.name}: at most {left:.0f} s", file=sys.stderr, flush=True)
-        try:
-            status = subprocess.run([str(w) for w in words], timeout=left).returncode
-        except subprocess.TimeoutExpired:
-            _write(file, {"failed": f"not done after {left:.0f} s", "stage": stage.name})
-            continue
-        if status and not file.exists():
-            _write(file, {"failed": f"its process ended with {status}", "stage": stage.name})
+def _apart(visit: Visit, stage: Stage, left: float, is_first: bool) -> dict[str, Any] | None:
+    """Run a stage in a process of its own; None if there is no time for it."""
+    if left < min(stage.seconds, 30) or (left < stage.seconds and not is_first):
+        print(f"{stage.name}: left for the next call ({left:.0f} s)", file=sys.stderr)
+        return None
+    file = visit.models / f"{stage.name}.json"
+    file.unlink(missing_ok=True)
+    words = [sys.executable, __file__, "--out", str(file), "--models", str(visit.models)]
+    words += ["--run", stage.name, *(["--dry-run"] if visit.is_dry else [])]
+    print(f"{stage.name}: at most {left:.0f} s", file=sys.stderr, flush=True)
+    try:
+        status = subprocess.run(words, timeout=left, check=False).returncode
+    except subprocess.TimeoutExpired:
+        return {"stage": stage.name, "failed": f"not done after {left:.0f} s"}
+    if not file.exists():
+        return {"stage": stage.name, "failed": f"its process ended with {status}"}
+    return json.loads(file.read_text())
 
 
-def _one(visit: Visit, name: str) -> int:
-    """One stage, in this process."""
+def _one(visit: Visit, stage: Stage) -> dict[str, Any]:
+    """A stage, in this process."""
     if visit.is_dry:
         _fake_libcuda(visit.models)
-    stage = next(s for s in stages(visit) if s.name == name)
     started = time.perf_counter()
     try:
         found = stage.run(visit)
@@ -459,9 +467,8 @@ def _one(visit: Visit, name: str) -> int:
         traceback.print_exc()
         found = {"failed": str(error) or type(error).__name__}
     took = round(time.perf_counter() - started, 1)
-    facts = {"stage": name, "commit": _commit(), "seconds": took, "simulated": visit.is_dry}
-    _write(visit.out / f"{name}.json", facts | found)
-    return 1 if "failed" in found and isinstance(found["failed"], str) else 0
+    facts = {"stage": stage.name, "commit": _commit(), "seconds": took, "simulated": visit.is_dry}
+    return facts | found
 
 
 def _commit() -> str:
@@ -474,11 +481,10 @@ def _write(file: Path, document: dict[str, Any]) -> None:
     temporary.replace(file)
 
 
-def _verdict(file: Path) -> str:
+def _verdict(found: dict[str, Any] | None) -> str:
     """One line of a result."""
-    if not file.exists():
+    if found is None:
         return "-"
-    found = json.loads(file.read_text())
     if isinstance(found.get("failed"), str):
         return f"FAILED: {found['failed'].splitlines()[0]}"
     told = f"{found.get('seconds', 0):6.1f} s  "

@@ -1,8 +1,8 @@
 """Draw what a card visit measured under the roofs of the card: operations against bytes read.
 
-    python benchmarks/roofline.py FOLDER --out docs/images/roofline.svg --table
+    python benchmarks/roofline.py FILE --out docs/images/roofline.svg --table
 
-FOLDER is what `benchmarks/gpu.py` filled. A decoded token reads every active weight once, so its
+FILE is what `benchmarks/gpu.py` wrote. A decoded token reads every active weight once, so its
 place on the horizontal axis is operations per byte of weights; a batch moves it to the right, and a
 prompt, 512 tokens at a time, under the flat roof. Caches and activations are not counted. `--table`
 prints the same numbers as Markdown. Drawn as SVG by hand: a plot of three lines and ten points.
@@ -51,11 +51,11 @@ class Roofs:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path, help="write the picture here")
     parser.add_argument("--table", action="store_true", help="print the numbers as Markdown")
     wanted = parser.parse_args()
-    roofs, points, title = read(wanted.folder)
+    roofs, points, title = read(json.loads(wanted.file.read_text())["stages"])
     if wanted.out:
         wanted.out.write_text(draw(roofs, points, title))
     if wanted.table or not wanted.out:
@@ -63,12 +63,15 @@ def main() -> int:
     return 0
 
 
-def read(folder: Path) -> tuple[Roofs, list[Point], str]:
+def read(stages: dict[str, dict[str, Any]]) -> tuple[Roofs, list[Point], str]:
     """The roofs, the points, and whose they are. Stages that failed are left out."""
-    rows = {file.stem: _results(file) for file in sorted(folder.glob("speed-*.json"))}
-    found = {name: row for name, row in rows.items() if row is not None}
+    found = {
+        name: stage["results"][0]
+        for name, stage in stages.items()
+        if name.startswith("speed-") and "results" in stage
+    }
     if not found:
-        raise SystemExit(f"{folder} has no speed of any model")
+        raise SystemExit("the file has no speed of any model")
     best = [row["card"] for row in found.values()]
     roofs = Roofs(
         max(card["read_gb_s"] for card in best),
@@ -82,21 +85,15 @@ def read(folder: Path) -> tuple[Roofs, list[Point], str]:
         each = flops / row["weight_bytes_per_token"]
         points.append(Point(model, "decode", each, flops * row["decode_tok_s"] / 1e9))
         points.append(Point(model, "prefill", CHUNK * each, row["prefill_gflop_s"]))
-        together = folder / f"batch-{model}.json"
-        rates = json.loads(together.read_text()).get("tok_s", {}) if together.exists() else {}
+        rates = stages.get(f"batch-{model}", {}).get("tok_s", {})
         for count, rate in rates.items():
             if int(count) > 1:
                 points.append(
                     Point(model, f"batch of {count}", int(count) * each, flops * rate / 1e9)
                 )
     card = best[0]
-    simulated = any(json.loads(f.read_text()).get("simulated") for f in folder.glob("*.json"))
+    simulated = any(stage.get("simulated") for stage in stages.values())
     return roofs, points, card["title"] + (" (simulated: no speed)" if simulated else "")
-
-
-def _results(file: Path) -> dict[str, Any] | None:
-    found = json.loads(file.read_text()).get("results")
-    return found[0] if found else None
 
 
 def table(roofs: Roofs, points: list[Point]) -> str:
