@@ -191,6 +191,7 @@ def test_pages_that_cannot_be_pinned(model: SoftKernelDriver, route: KernelDrive
     good = {
         "root": route.client.client, "parent": route.gpu.objects.device, "new": 0x77,
         "class_id": ObjectClass.MEMORY_OS_DESCRIPTOR, "pages": 0x1000, "limit": 4095, "fd": -1,
+        "flags": ioctl.PinFlags(mapping=1, coherency=1, physicality=1),
     }  # fmt: skip
     fd = route.gpu.fd
     for changed, status in (
@@ -198,6 +199,8 @@ def test_pages_that_cannot_be_pinned(model: SoftKernelDriver, route: KernelDrive
         ({"pages": 0x1001}, Status.INVALID_ADDRESS),
         ({"new": 0}, Status.INVALID_OBJECT_NEW),
         ({"class_id": ObjectClass.MEMORY_LOCAL}, Status.NOT_SUPPORTED),
+        ({"flags": ioctl.PinFlags(mapping=1, coherency=2)}, Status.INVALID_FLAGS),
+        ({"flags": ioctl.PinFlags(coherency=1)}, Status.INVALID_FLAGS),
     ):
         record = kind.make(**{**good, **changed})
         assert escape(model, fd, Escape.RM_ALLOC_MEMORY, record).status == status

@@ -19,6 +19,9 @@ from exosuit.softcard.nvidia.resources import Resources, RmError
 
 USERMODE_BYTES = 0x1_0000
 _EINVAL, _ENOTTY = 22, 25
+_NO_MAP = 1
+_COHERENCIES = (0, 1, 5)
+"""Uncached, cached, write-back: what RmAllocOsDescriptor takes."""
 
 
 @dataclass(eq=False)
@@ -188,6 +191,8 @@ class Escapes:
         self._check_forced(call.class_id)
         if call.class_id != ObjectClass.MEMORY_OS_DESCRIPTOR:
             raise RmError(Status.NOT_SUPPORTED, f"class {call.class_id:#x} by RM_ALLOC_MEMORY")
+        if call.flags.mapping != _NO_MAP or call.flags.coherency not in _COHERENCIES:
+            raise RmError(Status.INVALID_FLAGS, f"pages are not pinned with {call.flags:#x}")
         if not call.new:
             raise RmError(Status.INVALID_OBJECT_NEW, "the caller chooses the handle")
         params = bytearray(PINNED.pack(call.pages, call.limit + 1))
