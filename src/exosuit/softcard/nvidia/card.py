@@ -38,6 +38,7 @@ from exosuit.softcard.memory import sparse_memory
 from exosuit.softcard.nvidia import vbios
 from exosuit.softcard.nvidia.boot import Boot, Protected
 from exosuit.softcard.nvidia.bus import Bus
+from exosuit.softcard.nvidia.controls import Controls
 from exosuit.softcard.nvidia.executor.faults import Engine, Fault, LaunchFault, MmuFault
 from exosuit.softcard.nvidia.executor.runlist import Executor
 from exosuit.softcard.nvidia.falcon import Falcon
@@ -108,7 +109,6 @@ class NvidiaCard(SoftCard):
         self._spaces: list[AddressSpace] = []
         self.objects = Objects(
             product,
-            vram,
             self.format,
             self.executor,
             self.refuse,
@@ -116,6 +116,7 @@ class NvidiaCard(SoftCard):
             userd=self._userd,
             is_free=self.protected.is_free,
         )
+        self.controls = Controls(product, vram, self.format, self.objects, self._make_space)
         self._rpc = Rpc(self.objects, self.refuse, self._unload)
         self.gsp = Gsp(
             self.bus,
