@@ -328,3 +328,35 @@ def test_memory_in_many_windows(bench):
     with pytest.raises(PtxFault, match="memory") as told:
         bench("st.global.b32 [%rd0+4096], 1;")
     assert (told.value.address, told.value.write) == (START + 4096, True)
+
+
+def test_words_of_other_compilers(bench):
+    """Registers with longer names, or declared one by one; shared variables by their first byte."""
+    text = f"""{HEAD}.visible .entry test(.param .u64 data0)
+.maxntid 32
+{{
+.reg .u32 %lidx0;
+.reg .u64 %dat_u64_<1>;
+.reg .u64 %bidx_u64_<2>;
+.reg .u32 %val_u32_<2>;
+.reg .pred %alu_pred_<1>;
+.shared .align 16 .b8 local0[128];
+mov.u32 %lidx0, %tid.x;
+ld.param.u64 %dat_u64_0, [data0+0];
+mov.u64 %bidx_u64_0, local0[0];
+cvt.s64.u32 %bidx_u64_1, %lidx0;
+mad.lo.s64 %bidx_u64_1, %bidx_u64_1, 4, %bidx_u64_0;
+st.shared.u32 [%bidx_u64_1+0], %lidx0;
+bar.sync 0;
+ld.shared.u32 %val_u32_0, [%bidx_u64_1+0];
+setp.lt.u32 %alu_pred_0, %lidx0, 16;
+@%alu_pred_0 mov.u32 %val_u32_0, 7;
+cvt.s64.u32 %bidx_u64_1, %lidx0;
+mad.lo.s64 %bidx_u64_1, %bidx_u64_1, 4, %dat_u64_0;
+st.global.u32 [%bidx_u64_1+0], %val_u32_0;
+ret;
+}}
+"""
+    function = bench.model.load(text)["test"]
+    bench.model.run(function, (1, 1, 1), (32, 1, 1), struct.pack("<Q", START))
+    assert (bench.words() == [7] * 16 + list(range(16, 32))).all()

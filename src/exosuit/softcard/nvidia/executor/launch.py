@@ -252,19 +252,20 @@ class Launcher:
         return code
 
     def _bank0(self, address: int, grid: Grid, function: Function, settings: Settings) -> bytes:
-        """The kernel's arguments, out of bank 0; what else the driver must put there is checked."""
-        for bank in grid.banks.values():
-            content = self._memory.read(bank.address, bank.size)
-            self._caches.fetch_constants(bank.address, content, bank.invalidate)
+        """The kernel's arguments, out of bank 0; what else the driver must put there is checked.
+
+        Of a bank only what programs read matters: it may say that it is larger than it is.
+        """
         bank = grid.banks.get(0)
         kind, entry = bank0(self._shape.sm), function.entry
         size = kind.ARGUMENTS + entry.parameter_bytes
         if bank is None or bank.size < size:
             have = 0 if bank is None else bank.size
             raise self._stopped(address, f"constant bank 0 of {have} bytes for {size}")
-        content = self._memory.read(bank.address, bank.size)
+        content = self._memory.read(bank.address, size)
+        self._caches.fetch_constants(bank.address, content, bank.invalidate)
         self._check_words(address, grid, kind(bytearray(content[: kind.ARGUMENTS])), settings)
-        return content[kind.ARGUMENTS : size]
+        return content[kind.ARGUMENTS :]
 
     def _check_words(self, address: int, grid: Grid, words: Bank0, settings: Settings) -> None:
         expected = {

@@ -59,7 +59,8 @@ class Entry:
 
     parameters    offset of each parameter in the argument block
     symbols       offset of each variable in shared or local memory
-    registers     bits of each register, by the prefix of its name ("%rd"); 1 for predicates
+    registers     bits of each register, by its name or, of many, the prefix of their names
+                  ("%rd"); 1 for predicates
     group_lanes   .reqntid, or None
     """
 
@@ -82,20 +83,22 @@ class Entry:
 
     def bits(self, register: str) -> int:
         """Width of a register; 1 for a predicate."""
+        if register in self.registers:
+            return self.registers[register]
         found = _REGISTER.fullmatch(register)
         if found is None or found[1] not in self.registers:
             raise PtxFault("syntax", f"{register} is not declared")
         return self.registers[found[1]]
 
 
-_REGISTER = re.compile(r"(%[a-z_]+)\d+")
+_REGISTER = re.compile(r"(%\w*?)\d+")
 _ENTRY = re.compile(r"\.entry\s+([\w$.]+)\s*\(([^)]*)\)([^{]*)\{")
 _PARAMETER = re.compile(r"\.param\s+\.[a-z](\d+)[^,\n]*?([\w$]+)\s*(?:,|$)", re.MULTILINE)
 _VARIABLE = re.compile(
     r"\.(shared|local)\s+(?:\.align\s+(\d+)\s+)?\.[a-z](\d+)\s+([\w$.]+)(?:\[(\d+)\])?"
 )
-_REGISTERS = re.compile(r"\.reg\s+\.([a-z]+)(\d*)\s+(%[a-z_]+)<\d+>")
-_STATEMENT = re.compile(r"(?:@(!?%[a-z]+\d+)\s+)?([a-z][\w.:]*)\s*(.*)", re.DOTALL)
+_REGISTERS = re.compile(r"\.reg\s+\.([a-z]+)(\d*)\s+(%\w+?)(?:<\d+>)?")
+_STATEMENT = re.compile(r"(?:@(!?%\w+)\s+)?([a-z][\w.:]*)\s*(.*)", re.DOTALL)
 _LABEL = re.compile(r"([\w$]+):\s*")
 _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s][^,]*")
 _IGNORED = frozenset({".loc", ".pragma", ".file", ".section"})

@@ -161,7 +161,7 @@ class Warp:
 
     def symbol(self, text: str) -> int:
         """Offset of a variable, with what is added to it, in its space."""
-        match = _SYMBOL.fullmatch(text)
+        match = _SYMBOL.fullmatch(text.removesuffix("[0]"))
         name = match[1] if match else text
         if match is None or name not in self.entry.symbols:
             raise PtxFault("syntax", f"line {self.instruction.line}: {text} is not declared")
