@@ -153,6 +153,12 @@ def pytest(visit: Visit, *names: str) -> dict[str, Any]:
     report = visit.models / f"{Path(names[-1]).stem}.xml"
     environment = os.environ | {"EXOSUIT_CARD": "fake" if visit.is_dry else DEVICE}
     words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", f"--junitxml={report}"]
+    words += [
+        "-W",
+        "default",
+        "-p",
+        "no:cacheprovider",
+    ]  # other versions there warn of other things
     workers = min(8, (os.cpu_count() or 2) // 2)
     if names[-1] == "ops" and not visit.is_dry and workers > 1:
         words += ["-n", str(workers)]  # compiling takes longer than running
