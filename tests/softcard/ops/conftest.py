@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.softcard.choice import mark_slow
 from tests.softcard.shader_device import ShaderDevice
 from tests.unit.ops.conftest import Runner, check
 
@@ -14,6 +15,10 @@ from exosuit.kernel import Kernel, Target
 from exosuit.ops.variants import variant
 
 __all__ = ["check"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_slow(items, Path(__file__).parent)
 
 
 class ShaderRunner(Runner):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.softcard.choice import mark_slow
 from tests.softcard.ptx_device import PtxDevice
 from tests.unit.ops.conftest import Runner, check
 
@@ -29,6 +30,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
         gone = set(left_out)
         items[:] = [item for item in items if item not in gone]
+    mark_slow(items, Path(__file__).parent)
 
 
 def _is_chosen(item: pytest.Item) -> bool:

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exosuit.advise.failure import (
@@ -90,6 +90,7 @@ def test_anything_else_is_no_failure(found: object) -> None:
     assert Failure.read(json.dumps(found)) is None
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.fixed_dictionaries(dict.fromkeys(WORDS, JUNK)))
 def test_malformed_failures_never_raise(found: dict[str, object]) -> None:
     failure = Failure.read(json.dumps(found))
