@@ -136,10 +136,10 @@ class Walker:
             small = list(self._table(entry.frame * PAGE, level + 1, start))
         elif entry.aperture != TableAperture.INVALID:
             self._refuse(f"a page table in host memory for {start:#x}")
-        if big and small:
-            self._refuse(f"big and small pages together at {start:#x}")
-            small = [run for run in small if not any(b.start <= run.start < b.end for b in big)]
-        yield from sorted([*big, *small], key=lambda run: run.start)
+        kept = [piece for run in small for piece in _beside(run, big)]
+        if sum(run.size for run in kept) < sum(run.size for run in small):
+            self._refuse(f"small pages under big ones at {start:#x}")
+        yield from sorted([*big, *kept], key=lambda run: run.start)
 
     def _pages(self, words: Words, base: int, shift: int) -> Iterator[Run]:
         one = np.uint64(1)
@@ -156,6 +156,11 @@ class Walker:
             where = base + (int(valid[strange[0]]) << shift)
             self._refuse(f"a page of kind {int(kinds[strange[0]]):#x} at {where:#x}")
         step = np.uint64(1 << shift - 12)
+        crooked = np.flatnonzero(frames & (step - one))
+        if len(crooked):
+            where = base + (int(valid[crooked[0]]) << shift)
+            self._refuse(f"a page of {1 << shift:#x} bytes at {where:#x} that is not aligned")
+            frames &= ~(step - one)
         follows = (
             (np.diff(valid) == 1)
             & (np.diff(frames) == step)
@@ -202,6 +207,18 @@ class Walker:
         if at % 8 or at + size > len(self._memory):
             return None
         return np.frombuffer(self._memory, np.uint64, size // 8, at)
+
+
+def _beside(run: Run, others: list[Run]) -> Iterator[Run]:
+    """What of a run lies under none of the others, which are in order."""
+    start = run.start
+    for other in [*others, Run(run.end, 0, 0, 0, Place.NOWHERE, writable=False)]:
+        end = min(max(other.start, start), run.end)
+        if start < end:
+            offset = start - run.start
+            host = run.host + offset if run.host else 0
+            yield Run(start, end - start, run.physical + offset, host, run.place, run.writable)
+        start = max(start, min(other.end, run.end))
 
 
 def join(runs: Iterator[Run]) -> list[Run]:

@@ -26,6 +26,7 @@ from exosuit.silicon.nvidia.paging import PAGE, Invalidate
 from exosuit.silicon.nvidia.rm import DebuggerParams, Status
 from exosuit.silicon.nvidia.rm_controls import GrInfoIndex, MmuFaults, SmErrors
 from exosuit.softcard.faults import FaultKind
+from exosuit.softcard.nvidia.mmu import Place
 from exosuit.units import MiB
 
 SEMAPHORE = FREE_VA + 0x8000
@@ -202,6 +203,39 @@ def test_large_pages(ready: Host) -> None:
     space = ready.card.objects.channels[4].space
     space.write(virtual + MiB, b"here")
     assert ready.bar1.read(physical + MiB, 4) == b"here"
+
+
+def test_big_and_small_pages_side_by_side(ready: Host) -> None:
+    """64 KiB pages hide what the table of small pages says of the same addresses."""
+    level = ready.format.last - 1
+    virtual, physical, table = 0x1_8000_0000, FREE + 64 * MiB, ready.lend(PAGE)
+    ready.map(ready.root, virtual + 0xF000, FREE, 0x3000)
+    at = ready.table(ready.root, virtual, level) + 16 * ready.format.index(virtual, level)
+    entry = int.from_bytes(ready.bar1.read(at, 16), "little")
+    both = ready.format.dual(entry).replace(
+        big_aperture=1, big_frame=table >> (8 if ready.format.version == 3 else 10)
+    )
+    ready.bar1.write(at, bytes(16))
+    ready.bar1.write(table, bytes(PAGE))
+    ready.bar1.write64(table, int(ready.format.page(physical)))
+    ready.bar1.write(at, both.encode())
+    ready.invalidate()
+    space = ready.card.objects.channels[4].space
+    assert space.physical(virtual + 0xF000) == (Place.LOCAL, physical + 0xF000)
+    assert space.physical(virtual + 0x1_0000) == (Place.LOCAL, FREE + 0x1000)
+    assert space.physical(virtual + 0x1_2000) is None
+    assert "under big ones" in ready.card.notes[-1]
+
+
+def test_large_pages_are_aligned(ready: Host) -> None:
+    level = ready.format.last - 1
+    virtual = 0x1_C000_0000
+    at = ready.table(ready.root, virtual, level) + 16 * ready.format.index(virtual, level)
+    ready.bar1.write64(at, int(ready.format.page(FREE + 4096)))
+    ready.invalidate()
+    space = ready.card.objects.channels[4].space
+    assert space.physical(virtual) == (Place.LOCAL, FREE)
+    assert "not aligned" in ready.card.notes[-1]
 
 
 def test_pages_may_be_read_only(ready: Host) -> None:
