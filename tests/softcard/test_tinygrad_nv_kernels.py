@@ -20,6 +20,7 @@ from tests.contract.serving import serving
 from exosuit.softcard.card import Options
 from exosuit.softcard.chips import make_card
 from exosuit.softcard.nvidia.card import NvidiaCard
+from exosuit.softcard.nvidia.executor.compute import ComputeEngine
 from exosuit.units import MiB
 
 CHILD = Path(__file__).with_name("tinygrad_nv_kernels_child.py")
@@ -29,9 +30,17 @@ KNOWN = r"the QMD at 0x[0-9a-f]+: bank 0 says (block|grid) 0x0x0, where \d+x\d+x
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gb202", "ad102"])
-def test_tinygrad_computes(name: str, tmp_path: Path) -> None:
+def test_tinygrad_computes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = make_card(name, Options(vram=1024 * MiB, threads=1, cache=tmp_path / "host"))
     assert isinstance(card, NvidiaCard)
+    chained: list[int] = []
+    compute_step = ComputeEngine.step
+
+    def step(engine: ComputeEngine) -> None:
+        compute_step(engine)
+        chained.append(len(engine._chain))
+
+    monkeypatch.setattr(ComputeEngine, "step", step)
     with serving(card, "tcp:127.0.0.1:0", 60) as server:
         environment = {
             **os.environ,
@@ -46,7 +55,8 @@ def test_tinygrad_computes(name: str, tmp_path: Path) -> None:
             timeout=400, check=False,
         )  # fmt: skip
     assert done.returncode == 0, f"{done.stderr[-4000:]}\n{card.notes}"
-    assert done.stdout.count("done") == 5
+    assert done.stdout.count("done") == 6
     assert [note for note in card.notes if not re.fullmatch(KNOWN, note)] == []
     assert card.notes  # bank 0 was looked at
+    assert max(chained) >= 2  # three grids, of which two were scheduled by the one before
     assert card.bus.panics == []

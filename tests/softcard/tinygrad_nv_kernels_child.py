@@ -34,13 +34,26 @@ def use_stand_ins() -> None:
 def main() -> None:
     prepare("")
     use_stand_ins()
-    from tinygrad import Tensor
+    from tinygrad import Tensor, TinyJit
 
     rng = np.random.default_rng(1)
     a, b = (rng.standard_normal((48, 64)).astype(np.float32) for _ in range(2))
     w = rng.standard_normal((64, 32)).astype(np.float32)
     x, y, z = (Tensor(data, device="NV") for data in (a, b, w))
     wide = np.float64
+
+    @TinyJit
+    def step(value: Tensor) -> Tensor:
+        first = (value @ z).relu().realize()
+        second = (first @ z.T).realize()
+        return (second + value).realize()
+
+    def replayed() -> Tensor:
+        """Captured at the second call; from the third on one graph, whose QMDs chain."""
+        for _ in range(4):
+            found = step(Tensor(a, device="NV").realize())
+        return found
+
     works = {
         "add": (lambda: x + y, a + b),
         "where": (lambda: (x > 0).where(y, 2.0), np.where(a > 0, b, 2.0)),
@@ -50,6 +63,7 @@ def main() -> None:
             lambda: (x @ z).relu().realize() @ z.T,
             np.maximum(a.astype(wide) @ w, 0) @ w.T.astype(wide),
         ),
+        "a graph": (replayed, np.maximum(a.astype(wide) @ w, 0) @ w.T.astype(wide) + a),
     }
     for name in sys.argv[1:] or works:
         compute, expected = works[name]
