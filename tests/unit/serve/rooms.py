@@ -77,11 +77,15 @@ class _Counting:
 
 
 class Rooms:
-    """Models in a store, opened as services."""
+    """Models in a store, opened as services.
+
+    folder  a temporary one; what is compiled is kept beside it, for all tests of the run
+    """
 
     def __init__(self, folder: Path, names: Sequence[str] = ("small", "other")) -> None:
         self.folder = folder
-        self.cache = folder / "cache"
+        self.cache = folder.parent / "kernels"
+        self._host = cpu()  # keeps the code that it has loaded; with one thread there are no others
         self.store = Store(folder / "models")
         for seed, name in enumerate(names):
             shape = replace(SMALL["llama"], n_layers=1)
@@ -100,14 +104,13 @@ class Rooms:
 
     def alone(self, request: Request, name: str = "small") -> list[int]:
         """What the model answers without a server."""
-        loaded = open_model(self.store.find(name), cpu(), self.cache, context=512)
+        loaded = open_model(self.store.find(name), self._host, self.cache, context=512)
         try:
             generation = loaded.engine.submit(request)
             list(loaded.engine.follow(generation))
             return generation.tokens
         finally:
             loaded.close()
-            loaded.device.close()
 
 
 def serve(
