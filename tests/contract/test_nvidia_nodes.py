@@ -15,7 +15,7 @@ from tests.contract.check_device import (
     CHECKS,
     check_arguments_arrive,
     check_closing,
-    check_fences_order_every_kind_of_hazard,
+    check_every_group_runs_once,
     check_steps_between_fences_are_concurrent,
     check_two_at_once,
 )
@@ -56,7 +56,7 @@ def test_hopper(check, hopper: NvidiaDevice) -> None:
 def test_others(card: str, version: str, cache: Path) -> None:
     device, model = start_other(card, "sm_90", version=version, vram=512 * MiB, cache=cache)
     check_arguments_arrive(device)
-    check_fences_order_every_kind_of_hazard(device)
+    check_every_group_runs_once(device)
     device.close()
     assert model.notes == []
 
