@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.contract.check_device import fill, program
 from tests.softcard.node_cards import RunningClock, assemble, open_route, start
 
+from exosuit.driver.device import Launch
 from exosuit.driver.nvidia.device import NvidiaDevice
 from exosuit.driver.nvidia.kernel_driver import KernelDriverRoute, client
 from exosuit.errors import (
@@ -195,6 +198,23 @@ def test_a_kernel_that_does_not_tie_spaces_to_processes():
     chosen.uvm.mm_status = Status.NOT_SUPPORTED
     open_route(chosen).stop()
     assert chosen.notes == []
+
+
+def test_a_replay_makes_no_call_of_the_kernel(tmp_path: Path):
+    """Once prepared, the host talks to the card alone: words of a ring, GP_PUT, the doorbell."""
+    device, chosen = start("gh100", vram=64 * MiB, cache=tmp_path)
+    buffer = device.allocate(4 * 64, "cells")
+    launch = Launch(program(device, fill), 64, (buffer.region(), 7), False)
+    replay = device.prepare([launch] * 3)
+    replay.run()
+    before = dict(chosen.calls)
+    for _ in range(5):
+        replay.run()
+    assert chosen.calls == before
+    assert (device.copy_out(buffer.region(), np.int32) == 7).all()
+    assert chosen.calls == before
+    replay.close()
+    device.close()
 
 
 # What is missing ---------------------------------------------------------------------------------
