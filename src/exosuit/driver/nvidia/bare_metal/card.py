@@ -45,6 +45,8 @@ from exosuit.units import VramAddress
 
 _READY_S = 20.0
 """How long the firmware may take from the start of its core to INIT_DONE."""
+_END_S = 3.0
+"""How long it may take to end."""
 _MAX_USER_VA = 0x7FFF_FFFF_F000
 _CONFIG_MIRROR, _CONFIG_MIRROR_HOPPER, _CONFIG_MIRROR_BYTES = 0x8_8000, 0x9_2000, 0x1000
 _BAR0, _BAR1, _BAR3, _SUBSYSTEM, _REVISION = 0x10, 0x14, 0x1C, 0x2C, 0x08
@@ -171,8 +173,9 @@ class Card:
         if self._rpc_runs and self.policy.unload_at_exit:
             # A card that is gone, or hangs, cannot be told; the next process resets it.
             with contextlib.suppress(LinkError, CardError):
-                level = Unloading.make(level=FAST_UNLOAD)
-                self.rpc.call(Function.UNLOADING_GUEST_DRIVER, bytes(level), "its end")
+                self.registers.check_alive()
+                level = bytes(Unloading.make(level=FAST_UNLOAD))
+                self.rpc.call(Function.UNLOADING_GUEST_DRIVER, level, "its end", _END_S)
         self._leave()
 
     def describe(self) -> dict[str, Any]:
@@ -251,7 +254,9 @@ class Card:
             self.registers, self._start.gsp, self._start.sec2, self.clock,
             self._start.give_arguments,
         )  # fmt: skip
-        self.rpc = FirmwareRpc(queues, self.clock, sequencer.run, self.describe)
+        self.rpc = FirmwareRpc(
+            queues, self.clock, sequencer.run, self.describe, self.registers.check_alive
+        )
         self.rpc.send(Function.GSP_SET_SYSTEM_INFO, bytes(self._system_info()))
         registry = dict(self.policy.registry)
         if self._is_pinned:

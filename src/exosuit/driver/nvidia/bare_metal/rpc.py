@@ -33,6 +33,7 @@ T = TypeVar("T")
 TIMEOUT_S = 10.0
 _FIRST_HANDLE = 0xCF00_0000
 _SHORTEST_S, _LONGEST_S = 2e-5, 1e-3
+_LOOK_EVERY_S = 0.25
 
 
 class FirmwareRpc:
@@ -40,6 +41,7 @@ class FirmwareRpc:
 
     run_sequencer  runs a list of register accesses that it asks for
     describe       what the card still tells, for the fields of errors; raises LinkLost
+    check_alive    raises LinkLost where the card is gone; asked now and then in a long wait
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class FirmwareRpc:
         clock: Clock,
         run_sequencer: Callable[[bytes], None],
         describe: Callable[[], Mapping[str, Any]],
+        check_alive: Callable[[], None],
     ) -> None:
         self._queues = queues
         self._clock = clock
         self._run_sequencer = run_sequencer
         self._describe = describe
+        self._check_alive = check_alive
         self._next_handle = _FIRST_HANDLE
         self.reports: list[Report] = []
         """Errors that it told of and nobody has taken yet."""
@@ -62,11 +66,13 @@ class FirmwareRpc:
         self._wait(lambda: self._queues.has_room(MOST_ELEMENTS), f"room for {function.name}")
         self._queues.send(function, payload)
 
-    def call(self, function: Function, payload: bytes, what: str) -> bytes:
-        """Put a record and give the payload of its answer. Raises CardHung."""
+    def call(
+        self, function: Function, payload: bytes, what: str, timeout_s: float = TIMEOUT_S
+    ) -> bytes:
+        """Put a record and give the payload of its answer. Raises CardHung or LinkLost."""
         self.send(function, payload)
         try:
-            answer = self._wait(lambda: self._next_of(function), f"the answer to {what}")
+            answer = self._wait(lambda: self._next_of(function), f"the answer to {what}", timeout_s)
         except CardHung as error:
             error.fields["function"] = int(function)
             raise
@@ -131,10 +137,15 @@ class FirmwareRpc:
         return None
 
     def _wait(self, look: Callable[[], T | None], what: str, timeout_s: float = TIMEOUT_S) -> T:
-        began, pause = self._clock.now(), _SHORTEST_S
+        began = looked = self._clock.now()
+        pause = _SHORTEST_S
         while not (found := look()):
-            if self._clock.now() - began >= timeout_s:
+            now = self._clock.now()
+            if now - began >= timeout_s:
                 raise self._silent(what, timeout_s)
+            if now - looked >= _LOOK_EVERY_S:
+                looked = now
+                self._check_alive()
             self._clock.sleep(pause)
             pause = min(2 * pause, _LONGEST_S)
         return found

@@ -27,6 +27,7 @@ from exosuit.silicon.nvidia.chips import CHIPS as ALL_CHIPS
 from exosuit.silicon.nvidia.chips import boot_42
 from exosuit.silicon.pci import Command
 from exosuit.softcard.direct import DirectLink
+from exosuit.softcard.faults import FaultKind
 from exosuit.softcard.nvidia.firmware import SyntheticFirmware
 from exosuit.trace.recorder import Recorder
 from exosuit.units import MiB
@@ -231,7 +232,13 @@ def test_the_cable_is_pulled_during_the_boot(chip: str, access: int):
     assert not card.host.mappings
 
 
-@pytest.mark.parametrize("access", range(40, 480, 31))
+@pytest.mark.parametrize(
+    "access",
+    [
+        pytest.param(access, marks=[] if access in (40, 195, 350) else [pytest.mark.slow])
+        for access in range(40, 480, 31)
+    ],
+)
 @pytest.mark.parametrize("chip", ["ad102", "gb202"])
 def test_firmware_that_never_answers(chip: str, access: int):
     """Ends in BootFailed or CardHung with the step, and the next process boots."""
@@ -270,20 +277,20 @@ def test_firmware_that_crashes_leaves_its_log_in_the_error(chip: str):
 @pytest.mark.parametrize("chip", CHIPS)
 def test_signed_code_that_ends_with_an_error_is_tried_once_more(chip: str):
     card = make(f"{chip},vram=1G")
-    card._mailbox_fault = True
+    card.suffer(FaultKind.MAILBOX)
     device = boot(card)
     check_it_copies(device)
     device.close()
     resets = []
-    reset = card.reset
 
     def failing() -> None:
         resets.append(True)
         reset()
-        card._mailbox_fault = True
+        card.suffer(FaultKind.MAILBOX)
 
     card = make(f"{chip},vram=1G")
-    reset, card.reset, card._mailbox_fault = card.reset, failing, True
+    reset, card.reset = card.reset, failing
+    card.suffer(FaultKind.MAILBOX)
     with pytest.raises(BootFailed) as caught:
         boot(card)
     assert len(resets) == 1  # never on a timer
@@ -294,7 +301,7 @@ def test_signed_code_that_ends_with_an_error_is_tried_once_more(chip: str):
 def test_a_card_whose_memory_stays_protected_asks_for_the_switch():
     card = make("ad102,vram=1G")
     boot(card).close()
-    card._poisoned = True
+    card.suffer(FaultKind.POISON)
     with pytest.raises(BootFailed, match="still holds its memory") as caught:
         boot(card)
     assert "off and on" in caught.value.next

@@ -156,9 +156,10 @@ def test_any_record_is_read_or_refused(head: bytes, pointer: int):
         queues.receive()
 
 
-def make_rpc(run=lambda payload: None):
+def make_rpc(run=lambda payload: None, alive=lambda: None):
     queues, firmware = make()
-    return FirmwareRpc(queues, ManualClock(), run, lambda: {"chip": "GA102", "logs": {}}), firmware
+    told = {"chip": "GA102", "logs": {}}
+    return FirmwareRpc(queues, ManualClock(), run, lambda: told, alive), firmware
 
 
 def test_events_come_before_answers():
@@ -186,6 +187,16 @@ def test_a_call_that_is_refused_and_one_that_is_not_answered():
         rpc.call(Function.GSP_RM_ALLOC, b"", "an object")
     assert caught.value.fields["function"] == 103
     assert caught.value.cause == "Xid 120: GSP crashed"
+
+
+def test_a_card_that_goes_away_ends_a_wait_at_once():
+    def gone() -> None:
+        raise LinkLost("it has gone", cause="the cable", next="reconnect it")
+
+    rpc, _ = make_rpc(alive=gone)
+    with pytest.raises(LinkLost) as caught:
+        rpc.call(Function.GSP_RM_ALLOC, b"", "an object")
+    assert caught.value.what == "it has gone"
 
 
 def test_a_start_that_times_out_on_the_card():
