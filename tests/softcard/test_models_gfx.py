@@ -8,6 +8,7 @@ rounded. That is a share of the noise that 8-bit activations have anyway, hence 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,9 +31,11 @@ PAGES = (2, 0, 3, 1)
 STORED = ["Q4_K", "Q6_K", "Q8_0", "F16", "MXFP4"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("compiled")
+    """Compiled and translated code of this run: of all files of models, and all workers."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,9 @@ from exosuit.silicon.pci import Command
 from exosuit.softcard.direct import DirectLink
 from exosuit.softcard.faults import FaultKind
 from exosuit.softcard.nvidia.firmware import SyntheticFirmware
+from exosuit.trace.decode import Decoder
 from exosuit.trace.recorder import Recorder
+from exosuit.trace.tape import Tape
 from exosuit.units import MiB
 
 SPEC = "vram=1G,strict"
@@ -143,6 +145,45 @@ def test_steps_are_told_marked_and_measured(tmp_path, chip: str):
     assert [report.name for report in driver.reports] == names
     tape = path.read_text()
     assert all(json.dumps(name) in tape for name in names)
+
+
+_BY_HOST = [
+    "W BAR0+111668  GSP_RISCV_BCR_CTRL = 00000000", "BROM_PARAADDR", "startcpu=1",
+    "VBIOS_SCRATCH[14]", "WPR2_ADDR_HI", "core_select=1 brfetch=1", "W BAR0+110040  GSP_MAILBOX0",
+    "SEC2_MAILBOX0", "R BAR0+840040  SEC2_MAILBOX0 = 00000000",
+]  # fmt: skip
+_BY_FSP = ["W BAR0+8f2c04", "W BAR0+8f2c00", "R BAR0+8f2c80", "riscv_br_priv_lockdown"]
+_REST = [
+    "active_stat=1", "GSP_INIT_DONE", "W BAR0+1704  BAR1_BLOCK", "MMU_INVALIDATE", "ROOT 0xc1e00004",
+    "FIFO_GET_DEVICE_INFO_TABLE", "COPY_SERVER_RESERVED_PDES", "Gpfifo", "CONTEXT_BUFFERS_INFO",
+    "GPU_PROMOTE_CTX", "Compute", "Copy", "ROOT 0xc1000000", "SET_PAGE_DIRECTORY", "CHANNEL_GROUP",
+    "CONTEXT_SHARE", "Gpfifo", "Compute", "WorkSubmitToken", "GPU_PROMOTE_CTX", "GPU_PROMOTE_CTX",
+    "Gpfifo", "Copy", "WorkSubmitToken", "DEBUGGER", "Schedule", "STATIC_KGR_GET_INFO",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("chip", "start"), [("ad102", _BY_HOST), ("gb202", _BY_FSP)])
+def test_the_order_of_a_boot_on_its_tape(tmp_path, chip: str, start: list[str]):
+    """As nvidia.md 8.4 tells what hardware wants; by the words of the tracer."""
+    path = tmp_path / "boot.tape"
+    with Recorder(DirectLink(make(f"{chip},{SPEC}")), path) as link:
+        driver = Card(link, SyntheticFirmware(), ManualClock())
+        driver.boot()
+        driver.stop()
+    expected = [
+        "BOOT_42", "WPR2_ADDR_HI", "GFW_PROGRESS", "VRAM_MIB", "bus_master=1", "libos arguments",
+        "WPR meta", "GSP_SET_SYSTEM_INFO", "SET_REGISTRY", *start, *_REST,
+    ]  # fmt: skip
+    lines = [line.text for line in Decoder(Tape.load(path)).lines()]
+    at = 0
+    for word in expected:
+        found = next((i for i in range(at, len(lines)) if word in lines[i]), None)
+        assert found is not None, f"{word!r} does not come after {lines[at - 1]!r}"
+        at = found + 1
+    freed = next(i for i, line in enumerate(lines) if line.endswith("free"))
+    masters = [i for i, line in enumerate(lines) if "W config+004" in line]
+    assert masters[-1] < freed
+    assert "bus_master" not in lines[masters[-1]]
 
 
 def test_the_whole_memory_is_used_but_for_what_firmware_takes():
