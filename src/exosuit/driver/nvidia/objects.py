@@ -219,17 +219,20 @@ class Errors:
     stopped: tuple[tuple[int, SmError], ...]
 
 
-def read_errors(rm: ResourceManager, debugger: int, channel: int) -> Errors:
-    """What went wrong on a channel, if anything did."""
-    question = SmErrors.make(channel=channel, sm_count=SmErrors.LARGEST)
-    answer = ask(rm, debugger, question)
+def read_errors(rm: ResourceManager, debugger: int, channel: int, sm_count: int) -> Errors:
+    """What went wrong on a channel, if anything did. So many SMs the card has."""
+    stopped: list[tuple[int, SmError]] = []
+    has_faults = False
+    for first in range(0, sm_count, SmErrors.LARGEST):
+        count = min(sm_count - first, SmErrors.LARGEST)
+        answer = ask(rm, debugger, SmErrors.make(channel=channel, sm_count=count, first_sm=first))
+        has_faults = has_faults or bool(answer.mmu_fault.valid)
+        for index in range(count):
+            error = answer.errors[index]
+            if error.global_esr or error.warp_esr:
+                stopped.append((first + index, error))
     faults: tuple[MmuFault, ...] = ()
-    if answer.mmu_fault.valid:
+    if has_faults:
         known = ask(rm, debugger, MmuFaults.make())
         faults = tuple(known.faults)[: known.count]
-    stopped = tuple(
-        (index, error)
-        for index, error in enumerate(answer.errors)
-        if error.global_esr or error.warp_esr
-    )
-    return Errors(faults, stopped)
+    return Errors(faults, tuple(stopped))

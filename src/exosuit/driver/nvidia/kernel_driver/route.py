@@ -178,7 +178,9 @@ class KernelDriverRoute:
     def _explain(self, xid: int) -> ExosuitError:
         errors = None
         with contextlib.suppress(ExosuitError):  # a card that is gone cannot be asked
-            errors = read_errors(self.client, self._debugger, self._compute_objects.channel)
+            errors = read_errors(
+                self.client, self._debugger, self._compute_objects.channel, self.facts.sm_count
+            )
         return faults.explain(xid, errors, self._memory.named())
 
     def stop(self) -> None:

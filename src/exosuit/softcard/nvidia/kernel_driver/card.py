@@ -160,7 +160,8 @@ class ModelCard:
                 MmuFaultRecord.make(address=page, fault_type=FaultType.PTE, access_type=access)
             )
         if isinstance(fault, WarpFault):
-            self.reports.errors[0] = SmError.make(
+            last = self.product.shape.sm_count - 1  # where a careless reader does not look
+            self.reports.errors[last] = SmError.make(
                 global_esr=1 << 2,
                 warp_esr=fault.error,
                 warp_pc=_PC,

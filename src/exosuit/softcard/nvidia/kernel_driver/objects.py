@@ -373,7 +373,8 @@ class Objects:
         if asked.sm_count > asked.LARGEST:
             raise RmError(Status.INVALID_ARGUMENT, f"{asked.sm_count} SMs at once")
         for index, error in reports.errors.items():
-            asked.errors[index] = error
+            if asked.first_sm <= index < asked.first_sm + asked.sm_count:
+                asked.errors[index - asked.first_sm] = error
         asked.mmu_fault = controls.MmuFaultInfo.make(valid=bool(reports.faults))
 
     def _mmu_faults(self, found: Resource, params: bytearray) -> None:

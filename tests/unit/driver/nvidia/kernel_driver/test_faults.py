@@ -59,6 +59,7 @@ def test_a_program_that_fails(cache: Path):
         run_wild(device, buffer.address + 2)
     assert "a misaligned address" in caught.value.what
     assert caught.value.fields["warp_esr"] == WarpError.MISALIGNED_ADDRESS
+    assert caught.value.fields["sm"] == 127  # one call tells of 100
     assert caught.value.fields["xid"] == Xid.GRAPHICS_EXCEPTION
     device.close()
 
