@@ -278,7 +278,7 @@ class Card:
 
     def _make_space(self) -> None:
         format = FORMATS[self.chip.mmu]
-        tables = Ranges(0, places.TABLES_BYTES)
+        tables = Ranges(places.FIRST_TABLE, places.TABLES_BYTES)
         self.space = AddressSpace(
             format, self.vram, self.registers.mmu, tables, self.clock, self.registers.check_alive
         )

@@ -19,8 +19,10 @@ from exosuit.silicon.nvidia.gsp import WPR_MAGIC, WPR_REVISION, WprMeta
 from exosuit.silicon.nvidia.vbios import FRTS_BYTES
 from exosuit.units import GiB, KiB, MiB, human_bytes, round_up
 
+FIRST_TABLE = 1 * MiB
+"""The root lies here: at 0 it might be taken for none."""
 TABLES_BYTES = 32 * MiB
-"""Page tables, at the bottom of the card's memory: the window onto it always shows that part."""
+"""Page tables end here. They lie at the bottom of the card's memory, which the window shows."""
 WINDOW_BYTES = 16 * MiB
 """Rings, USERD and what else the host writes by itself, after the tables."""
 HOST_WRITTEN = TABLES_BYTES + WINDOW_BYTES
