@@ -219,8 +219,13 @@ class Errors:
     stopped: tuple[tuple[int, SmError], ...]
 
 
-def read_errors(rm: ResourceManager, debugger: int, channel: int, sm_count: int) -> Errors:
-    """What went wrong on a channel, if anything did. So many SMs the card has."""
+def read_errors(
+    rm: ResourceManager, debugger: int, channel: int, sm_count: int = SmErrors.LARGEST
+) -> Errors:
+    """What went wrong on a channel, if anything did.
+
+    sm_count  that the card has; a call tells of `SmErrors.LARGEST`
+    """
     stopped: list[tuple[int, SmError]] = []
     has_faults = False
     for first in range(0, sm_count, SmErrors.LARGEST):
