@@ -260,10 +260,10 @@ class Sessions:
                 ended = self._session(card, schedule.killed_at)
             if card.unplugged:  # comes back with the power: nothing of it is left
                 card = self._card(schedule.chip, schedule.bar, FaultSchedule.none())
-            calm(card)
+            card.calm()
             with limited(LIMIT_S):
                 second = self._session(card, None)
-            if second in ("BootFailed", "LinkLost") and needs_power(card):
+            if second in ("BootFailed", "LinkLost") and card.needs_power:
                 cut = True
                 card = self._card(schedule.chip, schedule.bar, FaultSchedule.none())
                 with limited(LIMIT_S):
@@ -307,11 +307,6 @@ class Sessions:
                 device.close()
 
 
-def needs_power(card: SoftCard) -> bool:
-    """Whether a card is in a state that only its power switch ends."""
-    return isinstance(card, NvidiaCard) and (card._poisoned or card._link_is_down)
-
-
 def generate(device: Device, model: Path, cache: Path) -> list[int]:
     """`ANSWER_TOKENS` greedy tokens after `PROMPT`."""
     file, runner, _ = open_runner(model, device, cache / "programs", context=64)
@@ -337,16 +332,6 @@ def explained(error: ExosuitError) -> None:
     """An error that a user can act on: three parts, each with words in it."""
     for part in (error.what, error.cause, error.next):
         assert part.strip(), f"an error without an explanation: {error!r}"
-
-
-def calm(card: SoftCard) -> None:
-    """No more faults; what hangs or is silent stays so until it is reset."""
-    card.faults = FaultSchedule.none()
-    card.page_fault = card.program_fault = False
-    card._ones = card._torn = card._dma_fault = False
-    card.transport_fault = None
-    if isinstance(card, NvidiaCard):
-        card._mailbox_fault = False
 
 
 @contextmanager

@@ -106,6 +106,18 @@ class SoftCard:
     def suffer(self, kind: FaultKind) -> None:
         """A fault that only some chips have; others do not notice it."""
 
+    def calm(self) -> None:
+        """No more faults; what hangs or is silent stays so until it is reset."""
+        self.faults = FaultSchedule.none()
+        self.page_fault = self.program_fault = False
+        self._ones = self._torn = self._dma_fault = False
+        self.transport_fault = None
+
+    @property
+    def needs_power(self) -> bool:
+        """Whether only the power switch helps: no reset takes the card out of its state."""
+        return False
+
     # The bus, as the host drives it.
 
     def read_config(self, offset: int, size: int) -> int:

@@ -192,6 +192,14 @@ class NvidiaCard(SoftCard):
             case _:
                 pass
 
+    def calm(self) -> None:
+        super().calm()
+        self._mailbox_fault = False
+
+    @property
+    def needs_power(self) -> bool:
+        return self._poisoned or self._link_is_down
+
     @property
     def elapsed_ns(self) -> float:
         """Virtual time until everything that was submitted is done."""
