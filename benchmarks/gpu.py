@@ -505,7 +505,8 @@ def _verdict(found: dict[str, Any] | None) -> str:
     if "best" in found:
         return told + ", ".join(f"{key} {value:.0f}" for key, value in found["best"].items())
     if "tests" in found:
-        return told + f"{found['tests']} tests, {found['failures'] + found['errors']} failed"
+        bad = found["failures"] + found["errors"]
+        return told + f"{found['tests']} tests, {bad} failed, {found['skipped']} skipped"
     for key in ("agreement", "decode_ratio", "left_out"):
         if key in found:
             return told + f"{key}: {found[key]}"

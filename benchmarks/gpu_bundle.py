@@ -29,7 +29,8 @@ site=${SITE:-/tmp/exosuit-site}
 mkdir -p "$site" src/exosuit/kernel/packed
 tar xJf "$here/site.tar.xz" -C "$site"
 if ls "$here"/*.pack >/dev/null 2>&1; then cp "$here"/*.pack src/exosuit/kernel/packed/; fi
-if [ -d "$here/shared" ] && [ ! -e shared ]; then ln -s "$here/shared" shared; fi
+# Tests look for reference models beside the repository.
+if [ -d "$here/shared" ] && [ ! -e ../shared ]; then cp -r "$here/shared" ../shared; fi
 export PYTHONPATH="$site:$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 export EXOSUIT_HOME=${EXOSUIT_HOME:-/tmp/exosuit-home}
 """
