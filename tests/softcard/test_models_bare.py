@@ -39,7 +39,7 @@ ALL_SOCKETS = [(chip, flavour) for chip in CHIPS for flavour in ("tcp", "unix")]
 SOCKETS = ALL_SOCKETS if EVERY_CARD else [("ga102", "unix"), ("ad102", "tcp"), ("gb202", "unix")]
 RANDOM = [("qwen3", "Q4_K"), ("qwen3moe", "Q8_0"), ("qwen3", "F16")]
 ALL_RANDOM = [(chip, *model) for chip in CHIPS for model in RANDOM]
-CHOSEN = ALL_RANDOM if EVERY_CARD else [("ga102", *RANDOM[1]), ("ad102", *RANDOM[2])]
+CHOSEN = ALL_RANDOM if EVERY_CARD else [("ad102", "qwen3", "F16")]
 
 
 def with_kernels_of_one(device: NvidiaDevice, target: str) -> NvidiaDevice:
