@@ -11,6 +11,8 @@ memory, not by its handles; the token); tinygrad `nv/ip.py`.
 
 from __future__ import annotations
 
+import math
+
 from exosuit.driver.nvidia.bare_metal.contexts import Contexts, Window, take_channel
 from exosuit.driver.nvidia.bare_metal.rpc import FirmwareClient, FirmwareRpc
 from exosuit.driver.nvidia.bare_metal.vm import AddressSpace
@@ -38,7 +40,7 @@ from exosuit.silicon.nvidia.classes import Engine
 from exosuit.silicon.nvidia.gsp_controls import GspControl, StaticGrInfo
 from exosuit.silicon.nvidia.paging import FORMATS
 from exosuit.silicon.nvidia.rm import ChannelParams
-from exosuit.silicon.nvidia.rm_controls import BoostFlags, PerfBoost
+from exosuit.silicon.nvidia.rm_controls import BoostFlags, GrInfoIndex, PerfBoost
 from exosuit.silicon.nvidia.rpc import NO_PASID, Function, PageDirectoryFlags, SetPageDirectory
 
 RING_ENTRIES = 1024
@@ -84,9 +86,19 @@ class UserChannels:
         self.gpfifo_class = classes.gpfifo
         self.graphics = self._read_graphics()
 
+    @property
+    def sm_count(self) -> int:
+        """SMs that the chip has at most: how many are enabled the firmware is not asked."""
+        parts = (
+            GrInfoIndex.LITTER_NUM_GPCS,
+            GrInfoIndex.LITTER_NUM_TPC_PER_GPC,
+            GrInfoIndex.LITTER_NUM_SM_PER_TPC,
+        )
+        return math.prod(self.graphics[part] for part in parts)
+
     def read_errors(self) -> Errors:
         """What stopped the compute channel, as the debugger knows it."""
-        return read_errors(self._rm, self._debugger, self._compute.channel)
+        return read_errors(self._rm, self._debugger, self._compute.channel, self.sm_count)
 
     def _boost(self) -> None:
         flags = BoostFlags(command=_BOOST_TO_MAX, cuda=True, high_priority=True)

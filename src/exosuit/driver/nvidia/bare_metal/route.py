@@ -103,8 +103,6 @@ def _memory(allocation: Allocation) -> Memory:
 
 def _facts(card: Card) -> Facts:
     info = card.channels.graphics
-    gpcs = info[GrInfoIndex.LITTER_NUM_GPCS]
-    tpcs, sms = info[GrInfoIndex.LITTER_NUM_TPC_PER_GPC], info[GrInfoIndex.LITTER_NUM_SM_PER_TPC]
     return Facts(
         chip=card.chip.name,
         target=card.chip.sm,
@@ -112,11 +110,10 @@ def _facts(card: Card) -> Facts:
         compute_class=card.channels.compute.engine_class,
         copy_class=card.channels.copy.engine_class,
         gpfifo_class=card.channels.gpfifo_class,
-        # How many of them are enabled the firmware is not asked: at most so many.
-        sm_count=gpcs * tpcs * sms,
-        gpcs=gpcs,
-        tpcs_per_gpc=tpcs,
-        sms_per_tpc=sms,
+        sm_count=card.channels.sm_count,
+        gpcs=info[GrInfoIndex.LITTER_NUM_GPCS],
+        tpcs_per_gpc=info[GrInfoIndex.LITTER_NUM_TPC_PER_GPC],
+        sms_per_tpc=info[GrInfoIndex.LITTER_NUM_SM_PER_TPC],
         max_warps_per_sm=info[GrInfoIndex.MAX_WARPS_PER_SM],
         vram_bytes=card.memory.local_bytes,
     )
