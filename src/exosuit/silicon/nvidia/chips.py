@@ -5,8 +5,8 @@ says how the card is started and which of the generations of page tables, doorbe
 has. Rows of chips that nobody could try say why they are refused.
 
 Sources: open-gpu-kernel-modules 570.144 `nv_ref.h`, `chips2halspec.c`, `g_nv_name_released.h`;
-linux-firmware `nvidia/*/gsp`; sizes of the heap and of the reserved regions as tinygrad's hardware-
-proven boot sets them.
+`gsp_fw_heap.h`; linux-firmware `nvidia/*/gsp`; sizes of reserved regions as tinygrad's boot, proven
+on hardware, sets them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,19 @@ from dataclasses import dataclass
 from enum import Enum
 
 from exosuit.datasheet import Word, bits, flag
+from exosuit.units import GiB, KiB, MiB, round_up
 
 VENDOR_ID = 0x10DE
 FIRMWARE_VERSION = "570.144"
 """The release of GSP-RM whose structures `silicon.nvidia` describes."""
 VENDOR_BITS = 0x3F
 """BOOT_42's architecture when nobody answers: all ones, not a chip."""
+
+
+_HEAP_OS = 22 * MiB
+"""Of the firmware's operating system, libos 3."""
+_HEAP_CLIENTS = 48 * KiB * 2048
+"""Of its clients: 2,048 channels."""
 
 
 class Boot0(Word):
@@ -75,7 +82,7 @@ class Chip:
     mmu             version of the page tables, 2 or 3
     folder          of its firmware, below `nvidia/` in linux-firmware
     signature       ELF section of the GSP image with this family's signature
-    heap_bytes      of GSP-RM
+    heap_base       of GSP-RM's heap, what does not grow with memory or clients
     frts_from_end   FSP only: FRTS lies so far below the end of VRAM
     non_wpr_bytes, pmu_bytes  heap outside of WPR2, and room of the PMU
     token_enabled   a work-submit token needs bit 30
@@ -90,12 +97,17 @@ class Chip:
     mmu: int
     folder: str
     signature: str
-    heap_bytes: int
+    heap_base: int
     non_wpr_bytes: int
     pmu_bytes: int = 0
     frts_from_end: int = 0
     token_enabled: bool = False
     refused: str = ""
+
+    def heap_bytes(self, vram_bytes: int) -> int:
+        """What GSP-RM takes for its heap on a card with so much memory (`gsp_fw_heap.h`)."""
+        grown = round_up(96 * KiB * -(-vram_bytes // GiB), MiB)
+        return _HEAP_OS + self.heap_base + grown + _HEAP_CLIENTS
 
     def firmware(self, name: str) -> str:
         """Path of one of its firmware files, as linux-firmware lays them out."""
@@ -111,21 +123,21 @@ _UNTRIED = "its boot differs, and nobody could try it"
 def _ampere(name: str, implementation: int) -> Chip:
     return Chip(
         name, Architecture.AMPERE, implementation, "sm_86", Start.BOOTER, 2, "ga102",
-        ".fwsignature_ga10x", heap_bytes=0x810_0000, non_wpr_bytes=0x10_0000,
+        ".fwsignature_ga10x", heap_base=8 * MiB, non_wpr_bytes=0x10_0000,
     )  # fmt: skip
 
 
 def _ada(name: str, implementation: int) -> Chip:
     return Chip(
         name, Architecture.ADA, implementation, "sm_89", Start.BOOTER, 2, "ad102",
-        ".fwsignature_ad10x", heap_bytes=0x810_0000, non_wpr_bytes=0x10_0000,
+        ".fwsignature_ad10x", heap_base=8 * MiB, non_wpr_bytes=0x10_0000,
     )  # fmt: skip
 
 
 def _blackwell(name: str, implementation: int, sm: str = "sm_120", refused: str = "") -> Chip:
     return Chip(
         name, Architecture.BLACKWELL_2, implementation, sm, Start.FSP, 3, "gb202",
-        ".fwsignature_gb20x", heap_bytes=0x870_0000, non_wpr_bytes=0x22_0000,
+        ".fwsignature_gb20x", heap_base=14 * MiB, non_wpr_bytes=0x22_0000,
         pmu_bytes=0x182_0000, frts_from_end=0x1C0_0000, token_enabled=True, refused=refused,
     )  # fmt: skip
 
@@ -133,7 +145,7 @@ def _blackwell(name: str, implementation: int, sm: str = "sm_120", refused: str 
 def _blackwell_1(name: str, implementation: int, sm: str) -> Chip:
     return Chip(
         name, Architecture.BLACKWELL_1, implementation, sm, Start.FSP, 3, "gb100",
-        ".fwsignature_gb10x", heap_bytes=0x870_0000, non_wpr_bytes=0x22_0000,
+        ".fwsignature_gb10x", heap_base=14 * MiB, non_wpr_bytes=0x22_0000,
         pmu_bytes=0x182_0000, frts_from_end=0x1C0_0000, refused=_UNTRIED,
     )  # fmt: skip
 
@@ -141,7 +153,7 @@ def _blackwell_1(name: str, implementation: int, sm: str) -> Chip:
 CHIPS = (
     Chip(
         "GA100", Architecture.AMPERE, 0, "sm_80", Start.BOOTER, 2, "ga100", ".fwsignature_ga100",
-        heap_bytes=0x810_0000, non_wpr_bytes=0x10_0000,
+        heap_base=8 * MiB, non_wpr_bytes=0x10_0000,
         refused="its GSP image is Turing's, with a boot loader of its own that nobody could try",
     ),
     _ampere("GA102", 2),
@@ -151,7 +163,7 @@ CHIPS = (
     _ampere("GA107", 7),
     Chip(
         "GH100", Architecture.HOPPER, 0, "sm_90", Start.FSP, 3, "gh100", ".fwsignature_gh100",
-        heap_bytes=0x870_0000, non_wpr_bytes=0x20_0000, frts_from_end=0x20_0000,
+        heap_base=14 * MiB, non_wpr_bytes=0x20_0000, frts_from_end=0x20_0000,
         refused="its FSP takes another version of the boot message, which nobody could try",
     ),
     _ada("AD102", 2),

@@ -64,26 +64,27 @@ class Layout:
 
 def plan(chip: Chip, vram_bytes: int, image_bytes: int, bootloader_bytes: int) -> Layout:
     """Where firmware's parts go on a card with so much memory. Raises BootFailed for too little."""
+    heap_bytes = chip.heap_bytes(vram_bytes)
     if vram_bytes < LEAST_VRAM_BYTES:
         raise BootFailed(
             f"the card has {human_bytes(vram_bytes)} of memory, too little to be booted",
-            cause=f"its firmware takes about {human_bytes(chip.heap_bytes + image_bytes)} of it",
+            cause=f"its firmware takes about {human_bytes(heap_bytes + image_bytes)} of it",
             next="use another card, or --device cpu",
             vram_bytes=vram_bytes,
         )
     if chip.start is Start.FSP:
         taken = (
             chip.frts_from_end + FRTS_BYTES + round_up(bootloader_bytes, 4 * KiB)
-            + round_up(image_bytes, 64 * KiB) + chip.heap_bytes + chip.non_wpr_bytes
+            + round_up(image_bytes, 64 * KiB) + heap_bytes + chip.non_wpr_bytes
             + chip.pmu_bytes
         )  # fmt: skip
         free_end = (vram_bytes - taken - _SLACK) // (2 * MiB) * (2 * MiB)
-        return Layout(vram_bytes, 0, 0, 0, 0, chip.heap_bytes, 0, 0, 0, free_end)
+        return Layout(vram_bytes, 0, 0, 0, 0, heap_bytes, 0, 0, 0, free_end)
     wpr_end = vram_bytes - _VGA_BYTES
     frts = wpr_end - FRTS_BYTES
     boot_binary = (frts - bootloader_bytes) & -4 * KiB
     image = (boot_binary - image_bytes) & -64 * KiB
-    heap = (image - chip.heap_bytes) & -1 * MiB
+    heap = (image - heap_bytes) & -1 * MiB
     wpr_start = (heap - WprMeta.SIZE) & -1 * MiB
     non_wpr_heap = wpr_start - chip.non_wpr_bytes
     return Layout(
@@ -98,7 +99,7 @@ def wpr_meta(chip: Chip, layout: Layout) -> WprMeta:
     if chip.start is Start.FSP:
         meta.assign(
             non_wpr_heap_size=chip.non_wpr_bytes,
-            heap_size=chip.heap_bytes,
+            heap_size=layout.heap_bytes,
             frts_size=FRTS_BYTES,
             vga_workspace_size=_FSP_VGA_BYTES,
             pmu_reserved_size=chip.pmu_bytes,

@@ -91,6 +91,13 @@ def test_wpr2_as_the_public_driver_lays_it_out():
     assert wpr_meta(GB202, plan(GB202, vram, image, bootloader)).wpr_start == 0
 
 
+def test_the_heap_is_as_large_as_hardware_proven_boots_have_it():
+    """tinygrad's two constants, which are the public driver's rule at 24 and 32 GiB."""
+    assert AD102.heap_bytes(24 * GiB) == 0x810_0000
+    assert GB202.heap_bytes(32 * GiB) == 0x870_0000
+    assert GB202.heap_bytes(96 * GiB) == 141 * MiB
+
+
 @pytest.mark.parametrize("chip", [AD102, GB202])
 def test_too_little_memory(chip):
     with pytest.raises(BootFailed, match="too little"):
