@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.softcard.nvidia_cards import boot, boot_route, make
 
+from exosuit.advise.doctor import diagnose
 from exosuit.advise.failure import (
     FILE,
     LARGEST_LOG,
@@ -20,7 +22,8 @@ from exosuit.advise.failure import (
     meanings,
     remembered,
 )
-from exosuit.errors import BootFailed, LinkLost, UsageError
+from exosuit.advise.situation import Answer, Situation
+from exosuit.errors import BootFailed, CardHung, LinkLost, UsageError
 
 
 def failed(what: str = "the card did not finish", step: str = "gsp", **facts: object) -> BootFailed:
@@ -115,13 +118,15 @@ def test_texts_that_are_none(tmp_path: Path, text: str) -> None:
         (failed(mailbox0=0x8000_0000), "parked itself"),
         (failed(mailbox0=0), ""),
         (failed(wpr2=0x1FF), "a process before this one"),
-        (failed("FSP: its answer", "fsp"), "until they lose power"),
+        (failed("the card did not finish: FSP: its answer", "fsp"), "until they lose power"),
         (failed("GSP: its DMA, which does not end", "fwsec"), "cannot reach"),
         (failed(status=0x65), "timed out while it started"),
         (failed(bar=1, size=0), "BAR 1"),
         (failed(bar=0, size=0), "registers have no window"),
-        (failed("the card stopped answering"), "retrained"),
-        (failed("the card stopped answering", "identify"), "no unknown chip"),
+        (failed("the card x answers on the bus, but its registers read 0xffffffff"), "retrained"),
+        (failed("the card x has gone", "identify"), "all ones"),
+        (failed("the card's FSP refuses to start the GSP (error 0x3f)", "fsp"), "did not like"),
+        (failed("the card's firmware did not give the answer to x"), "stopped answering"),
         (failed(xid=79), "fell off the bus"),
         (failed("everything else", "queues"), ""),
     ],
@@ -129,6 +134,30 @@ def test_texts_that_are_none(tmp_path: Path, text: str) -> None:
 def test_what_failures_mean(error: BootFailed, words: str) -> None:
     meaning = meaning_of(Failure.of("tinygpu", error, 0.0))
     assert words in meaning.says if meaning else not words
+
+
+def test_a_boot_of_our_driver_that_failed(tmp_path: Path) -> None:
+    """Signed code that ends with an error: the step with its sentence."""
+    with pytest.raises((BootFailed, CardHung)), remembered("soft:gb202", tmp_path):
+        boot(make("gb202,vram=1G,faults=mailbox@60+mailbox@300"))
+    kept = Failure.read(last_failure(tmp_path))
+    assert kept is not None
+    assert kept.step
+    assert kept.why
+    assert kept.cause
+    assert all(isinstance(fact, (int, float, str)) for fact in kept.facts.values())
+    checks = diagnose(Situation("linux", {"boot": Answer(kept.as_text())})).checks
+    (told,) = (check for check in checks if check.name == "last boot")
+    assert (told.status, f"step {kept.step} (" in told.found) == ("warning", True)
+
+
+@pytest.mark.parametrize("chip", ["ad102", "gb202"])
+def test_steps_that_meanings_name_are_steps_of_the_boot(chip: str) -> None:
+    route = boot_route(make(f"{chip},vram=1G"))
+    steps = {report.name for report in route.card.reports}
+    route.stop()
+    named = {meaning.step for meaning in meanings() if meaning.step}
+    assert named - steps <= ({"fwsec", "booter"} if chip == "gb202" else set())
 
 
 def test_every_meaning_says_where_it_is_from() -> None:
