@@ -19,7 +19,7 @@ from typing import Any
 from exosuit.advise.failure import last_failure
 from exosuit.advise.situation import LONGEST_ANSWER, Answer, Situation
 from exosuit.errors import ExosuitError
-from exosuit.link.find import read_bars
+from exosuit.link.find import bridges_above, read_bars
 from exosuit.link.lock import owner_of
 from exosuit.link.tinygpu import TinyGpuLink, default_socket, lock_name
 from exosuit.silicon.pci import ClassCode
@@ -28,8 +28,6 @@ Ask = Callable[[Sequence[str], float], Answer]
 """`ask(command, timeout_s) -> Answer`."""
 
 APP = "/Applications/TinyGPU.app"
-_BRIDGE = 0x0604
-"""Class and subclass of a bridge from PCI to PCI."""
 LIMIT_S = 15.0
 """For tools that take seconds on a healthy Mac and for ever on a wedged one."""
 
@@ -157,11 +155,7 @@ def _function(folder: Path, root: Path) -> dict[str, Any] | None:
         "config": _config(folder),
         "largest_bar": max((size for _, size, _ in bars.values()), default=0),
         "bars": {str(index): size for index, (_, size, _) in bars.items()},
-        "bridges": [
-            [_number(parent / "vendor"), _number(parent / "device")]
-            for parent in folder.resolve().parents
-            if _number(parent / "class") >> 8 == _BRIDGE
-        ],
+        "bridges": bridges_above(folder.name, folder.parent),
         "iommu_group": number,
         "resource_writable": os.access(folder / "resource0", os.R_OK | os.W_OK),
         "vfio_writable": bool(number) and os.access(root / "dev/vfio" / number, os.R_OK | os.W_OK),
