@@ -379,6 +379,8 @@ class NvidiaCard(SoftCard):
         if chip.start is Start.BOOTER:
             read("GFW_MASK", lambda index, stored: PrivilegeMask(read_level_0=True))
             read("UCODE_FUSES", self._fuse)
+            # As on cards that are sold: the booter's file for GA102 has no signature for 0.
+            read("SEC2_FUSES", lambda index, stored: FuseVersion(data=1))
         write("GSP_QUEUE_HEAD", self._ring_gsp)
         write("INVALIDATE", self._write_invalidate)
         write("NOTIFY_CHANNEL_PENDING", self._ring_doorbell)

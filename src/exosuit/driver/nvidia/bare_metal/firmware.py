@@ -72,10 +72,10 @@ class Booter:
         Raises CorruptFile where it has none (`s_patchBooterUcodeSignature`).
         """
         index = len(self.signatures) - 1 - fuses if len(self.signatures) > 1 else 0
-        if index < 0:
+        if index < 0 or not any(self.signatures[index]):
             raise CorruptFile(
                 f"the booter has no signature for fuse version {fuses}",
-                cause="the firmware is older than this card, which takes newer releases only",
+                cause="the firmware is of another age than this card, or the card reads nonsense",
                 next="exosuit setup --yes",
                 fuses=fuses,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -45,6 +46,10 @@ def test_what_the_files_hold():
         assert len(image) == len(booter.image)
     with pytest.raises(CorruptFile, match="fuse version 2"):
         booter.signed(2)
+    # The real file for GA102: the place for fuses at 0 is empty.
+    empty = replace(booter, signatures=(booter.signatures[0], bytes(384)))
+    with pytest.raises(CorruptFile, match="fuse version 0"):
+        empty.signed(0)
     fmc = load_fmc(source, GB202)
     assert fmc.hash == hashlib.sha384(fmc.image).digest()
     assert len(fmc.public_key) == 100
