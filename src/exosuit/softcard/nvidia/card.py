@@ -327,6 +327,7 @@ class NvidiaCard(SoftCard):
 
     def _gsp_changed(self, state: State) -> None:
         if state is State.RUNNING:
+            self.hung = False  # firmware that starts resets every engine
             self.memory_window.close()
             registry = unpack_registry(self.gsp.registry)
             if self.retrains and RETRAIN_KEY not in registry:
