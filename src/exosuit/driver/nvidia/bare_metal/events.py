@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exosuit.driver.faults import Named
-from exosuit.driver.nvidia.kernel_driver.faults import page_fault, stopped
+from exosuit.driver.nvidia.faults import page_fault, stopped
 from exosuit.driver.nvidia.objects import Errors
 from exosuit.errors import CardHung, ExosuitError, LinkLost
 from exosuit.silicon.nvidia.exceptions import Xid
