@@ -1,6 +1,6 @@
 """A program that failed on an NVIDIA card, in words: where it reached, and what it was stopped for.
 
-Both routes learn the same two things: which translation failed, and what the SMs report of the warps
+Both routes learn the same two things: which translation failed, and what SMs report of the warps
 that they stopped. Where they learn it from is theirs.
 """
 
