@@ -6,9 +6,9 @@ token, or an ExosuitError says what happened, why and what to do. Whatever came 
 session on the same card must answer. `python benchmarks/faults.py` runs a thousand.
 
 Cards of NVIDIA's may need their power cut first, where a fault leaves what no reset takes back; the
-session before must have said so. On them two things more are wrong whatever a session answers: a
-request of the card's to memory that is not mapped, and firmware that could make one when its host
-memory goes. A Mac does not survive either.
+session before must have told the user to. On them two things more are wrong whatever a session
+answers: a request of the card's to memory that is not mapped, and firmware that could make one when
+its host memory goes. A Mac does not survive either.
 """
 
 from __future__ import annotations
@@ -245,6 +245,7 @@ class Sessions:
         self._model = model
         self._cache = cache
         self._expected = expected
+        self._advice = ""
 
     def reach(self) -> int:
         """Accesses of a session in which nothing goes wrong."""
@@ -265,6 +266,7 @@ class Sessions:
                 second = self._session(card, None)
             if second in ("BootFailed", "LinkLost") and card.needs_power:
                 cut = True
+                assert "off and on" in self._advice, f"the user is told to {self._advice!r}"
                 card = self._card(schedule.chip, schedule.bar, FaultSchedule.none())
                 with limited(LIMIT_S):
                     second = self._session(card, None)
@@ -288,6 +290,7 @@ class Sessions:
             return "killed"
         except ExosuitError as error:
             explained(error)
+            self._advice = error.next
             return type(error).__name__
         finally:
             card.host.clear()  # what a server does when its client is gone
