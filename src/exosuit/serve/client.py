@@ -191,8 +191,8 @@ def _lines(
         try:
             while line := response.readline():
                 lines.put(line)
-        except (OSError, ValueError, http.client.HTTPException):
-            pass  # closed, from here or from there: the end of the lines says so
+        except (OSError, ValueError, AttributeError, http.client.HTTPException):
+            pass  # closed from there, or from here under http.client's hands: the lines end
         lines.put(b"")
 
     threading.Thread(target=read, name="answer", daemon=True).start()

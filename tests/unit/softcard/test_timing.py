@@ -9,7 +9,7 @@ from exosuit.silicon.pci import Command
 from exosuit.softcard.card import Options, Refused, SoftCard
 from exosuit.softcard.chips import make_card, parse_options, parse_size, parse_spec
 from exosuit.softcard.direct import DirectLink
-from exosuit.softcard.faults import SPAN, FaultKind, FaultSchedule
+from exosuit.softcard.faults import GENERAL, SPAN, FaultSchedule
 from exosuit.softcard.generic import GenericCard
 from exosuit.softcard.timing import MODELS
 from exosuit.units import GiB, MiB
@@ -65,7 +65,7 @@ class TestFaults:
         drawn = {str(FaultSchedule.seeded(seed)) for seed in range(50)}
         assert len(drawn) == 50
         kinds = {k for seed in range(200) for _, k in FaultSchedule.seeded(seed).faults}
-        assert kinds == set(FaultKind)
+        assert kinds == set(GENERAL)
         for seed in range(50):
             assert all(1 <= at <= SPAN for at, _ in FaultSchedule.seeded(seed).faults)
 
