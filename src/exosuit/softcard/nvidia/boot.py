@@ -179,11 +179,13 @@ class Boot:
             falcon.halted = False
             return FwsecError.BAD_COMMAND, "the signature is not that of these fuses"
         mapper = DmemMapper(falcon.dmem, vbios.MAPPER_AT)
-        command = FrtsCommand(falcon.dmem, mapper.command_in_offset)
         if mapper.init_cmd == InitCommand.SB:
             return 0, ""
         if mapper.init_cmd != InitCommand.FRTS:
             return FwsecError.BAD_COMMAND, f"command {mapper.init_cmd:#x}"
+        if mapper.command_in_offset + FrtsCommand.SIZE > len(falcon.dmem):
+            return FwsecError.BAD_COMMAND, "the command does not lie in DMEM"
+        command = FrtsCommand(falcon.dmem, mapper.command_in_offset)
         region, reads = command.region, command.read_vbios
         if (region.version, region.size, region.media) != (1, region.SIZE, 2) or (
             reads.version, reads.size

@@ -12,6 +12,7 @@ from exosuit.silicon.nvidia import gsp, rpc
 from exosuit.silicon.nvidia.boot import FWSEC_STATUS, PRAMIN_AT
 from exosuit.silicon.nvidia.chips import Start, find_chip
 from exosuit.silicon.nvidia.rm import ClientParams
+from exosuit.silicon.nvidia.vbios import DmemMapper
 from exosuit.softcard.card import Refused
 from exosuit.softcard.faults import FaultKind
 from exosuit.softcard.nvidia.gsp import State
@@ -174,6 +175,17 @@ def test_fwsec_wants_its_own_code_and_signature() -> None:
         assert not host.gsp.CPUCTL.read().halted
         assert host.bus.VBIOS_SCRATCH[FWSEC_STATUS].read().frts_error
         assert int(host.bus.WPR2_ADDR_HI.read()) == 0
+
+
+def test_fwsec_fails_where_its_command_lies_nowhere() -> None:
+    """What a load that the host cut off leaves in DMEM."""
+    host = Host("ga102")
+    image = bytearray(host.prepare().fwsec)
+    DmemMapper(image, 0x2000 + 0x100).assign(command_in_offset=0xFFFF_0001)
+    host.run_fwsec(bytes(image))
+    assert "does not lie in DMEM" in host.card.notes[-1]
+    assert host.bus.VBIOS_SCRATCH[FWSEC_STATUS].read().frts_error
+    assert int(host.bus.WPR2_ADDR_HI.read()) == 0
 
 
 def test_transfers_need_a_reset_core_and_physical_addresses() -> None:
