@@ -218,10 +218,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_templates_end_in_bounded_time(name: str) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()  # of the processor: another process may hold this one up
     with pytest.raises(TemplateFailed) as failure:
         ChatTemplate(HOSTILE[name], limits=Limits(total_bytes=8 << 20, seconds=0.5)).render(USER)
-    assert time.perf_counter() - start < 60
+    assert time.thread_time() - start < 4
     assert len(str(failure.value).splitlines()) == 3
 
 
